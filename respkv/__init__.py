@@ -1,0 +1,3 @@
+"""respkv: a durable key-value store that speaks the Redis protocol."""
+
+__version__ = "0.1.0"

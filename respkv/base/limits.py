@@ -1,0 +1,24 @@
+"""All bounds that are not a directive, each with its unit."""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1 << 10
+MIB: Final = 1 << 20
+GIB: Final = 1 << 30
+
+#: Requests of one connection that run before the others get their turn.
+COMMANDS_PER_TURN: Final = 1024
+#: Slices of a whole-keyspace walk in one turn.
+WALK_STEPS_PER_TURN: Final = 8
+#: Bytes of log payload after which a cycle's batch is appended early.
+BATCH_BYTES_MAX: Final = 4 * MIB
+#: Index entries that the expiry duty works off in one call.
+EXPIRED_PER_CALL: Final = 200
+#: How often the expiry duty runs, microseconds.
+EXPIRY_INTERVAL_US: Final = 100_000
+#: How far ahead of the wall clock the durable clock ceiling is kept, milliseconds.
+CLOCK_AHEAD_MS: Final = 5_000
+#: Memtable keys that the idle duty settles in one call.
+SETTLED_PER_CALL: Final = 500
