@@ -1,0 +1,309 @@
+"""The catalog: which tables are in force, which edits are on their way, which files may go.
+
+An edit passes three stages: queued (``pending`` shows it), being made durable by a ManifestPlan, installed
+(``version`` shows it and reads use it). Files that an installed edit dropped are removed by a later plan,
+unless a job or a snapshot has them pinned.
+
+Invariants: ``version`` is what the durable manifest says; applying the edits under way to it gives
+``pending``; every table of ``version`` has an open reader; file ids are never used twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, Final
+
+from respkv.env.fs import FileSystem
+from respkv.storage import compaction
+from respkv.storage.block_cache import BlockCache
+from respkv.storage.job_board import COMPACT, COUNT, FLUSH, Job, JobBoard
+from respkv.storage.manifest import ManifestLog
+from respkv.storage.options import EngineOptions
+from respkv.storage.plans import ManifestPlan
+from respkv.storage.sstable.format import TableMeta
+from respkv.storage.sstable.reader import TableReader
+from respkv.storage.version import Edit, Run, Version, table_path
+from respkv.storage.wal import segment_path
+
+_OUTPUT_IDS_SPARE: Final = 8
+
+Get = Callable[[bytes, int], bytes | None]
+#: How a point read asks one run: (get of its only table, [], []) or (None, largest keys, gets).
+Probe = tuple[Get | None, list[bytes], list[Get]]
+
+
+class Catalog:
+    """Tables, edits and jobs of one engine. See the module's docstring."""
+
+    __slots__ = (
+        "_manifest", "_meta_changes", "_next_file", "_plan", "_queued", "_removable", "board", "cache",
+        "counters", "directory", "fs", "options", "pending", "probes", "readers", "version",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: str,
+        options: EngineOptions,
+        *,
+        version: Version,
+        manifest: ManifestLog,
+        cache: BlockCache,
+        readers: dict[int, TableReader],
+        next_file: int,
+    ) -> None:
+        self.fs = fs
+        self.directory = directory
+        self.options = options
+        self.version = self.pending = version
+        self.cache = cache
+        self.readers = readers
+        self.board = JobBoard()
+        self.counters = {"table_bytes_written": 0, "flushes": 0, "compactions": 0, "job_failures": 0}
+        self._manifest = manifest
+        self._next_file = next_file
+        self._queued: list[tuple[Edit, str]] = []
+        self._plan: tuple[ManifestPlan, list[tuple[Edit, str]]] | None = None
+        self._removable: list[tuple[int, str]] = []
+        self._meta_changes: dict[str, bytes | None] = {}
+        self.probes: tuple[Probe, ...] = ()
+        self._build_probes()
+
+    # File ids and meta
+
+    def take_file_id(self) -> int:
+        self._next_file += 1
+        return self._next_file - 1
+
+    def _take_output_ids(self, size: int) -> list[int]:
+        """Enough file ids for ``size`` bytes of output; spare ones cost nothing."""
+        return [self.take_file_id() for _ in range(size // self.options.table_bytes + _OUTPUT_IDS_SPARE)]
+
+    def meta(self, name: str) -> bytes | None:
+        """The value last set under ``name``."""
+        if name in self._meta_changes:
+            return self._meta_changes[name]
+        return self.pending.meta.get(name)
+
+    def set_meta(self, name: str, value: bytes | None) -> None:
+        """Keep ``value`` (None deletes) with the next edit."""
+        self._meta_changes[name] = value
+
+    def save_meta(self) -> None:
+        """Make an edit for the meta values alone, if any changed."""
+        if self._meta_changes:
+            self._queue(Edit(), "")
+
+    # Jobs
+
+    def start_flush(self, segment_id: int) -> Job:
+        """The job that makes tables of a closed segment."""
+        size = self.fs.size(segment_path(self.directory, segment_id))
+        spec = {
+            "dir": self.directory,
+            "segments": [segment_id],
+            "outputs": self._take_output_ids(size),
+            "options": self._table_options(),
+        }
+        return self.board.start(FLUSH, spec, (segment_id,), (segment_id,))
+
+    def start_compaction(self, *, idle: bool = False) -> Job | None:
+        """The compaction that is most worth its cost; None when none is, or one is under way."""
+        if not self.board.may_start(COMPACT) or self._drops_under_way():
+            return None
+        pick = compaction.pick(self.version, self.options, idle=idle)
+        if pick is None:
+            return None
+        runs = pick.runs
+        oldest = min(run.sequence for run in runs)
+        older = [run for run in self.version.runs if run.sequence < oldest]
+        inputs = [table.file_id for run in runs for table in run.tables]
+        spec = {
+            "dir": self.directory,
+            "inputs": [[table.to_json() for table in run.tables] for run in runs],
+            "older": [[table.to_json() for table in run.tables] for run in older],
+            "outputs": self._take_output_ids(sum(run.size for run in runs)),
+            "options": self._table_options(),
+            "bytes_per_s": self.options.compaction_bytes_per_s,
+            "retention": self.options.retention(),
+            "sequence": max(run.sequence for run in runs),
+        }
+        pinned = inputs + [table.file_id for run in older for table in run.tables]
+        return self.board.start(COMPACT, spec, inputs, pinned)
+
+    def start_count(self, data: dict[str, Any]) -> Job | None:
+        """A job over all runs as they are now; None while one is running or waits after a failure."""
+        if not self.board.may_start(COUNT):
+            return None
+        runs = self.version.runs
+        spec = {
+            "dir": self.directory,
+            "runs": [[table.to_json() for table in run.tables] for run in runs],
+            **data,
+        }
+        return self.board.start(COUNT, spec, (), [table.file_id for run in runs for table in run.tables])
+
+    def _table_options(self) -> dict[str, Any]:
+        options = self.options
+        return {
+            "block_bytes": options.block_bytes,
+            "compress": options.compress,
+            "table_bytes": options.table_bytes,
+        }
+
+    def flush_done(self, job: Job, result: dict[str, Any], log_number: int, log_lsn: int) -> None:
+        """Queue the edit that puts a flush's tables in the segment's place."""
+        self._count(result, "flushes")
+        run = Run(job.inputs[0], tuple(TableMeta.from_json(table) for table in result["tables"]))
+        self._queue(Edit(add=(run,), log_number=log_number, log_lsn=log_lsn), FLUSH)
+
+    def compaction_done(self, job: Job, result: dict[str, Any]) -> None:
+        """Queue the edit that puts a compaction's tables in its inputs' place."""
+        self._count(result, "compactions")
+        run = Run(job.spec["sequence"], tuple(TableMeta.from_json(table) for table in result["tables"]))
+        self._queue(Edit(add=(run,), drop=job.inputs), COMPACT)
+
+    def job_failed(self, job_id: int) -> None:
+        """The job left nothing of use; what files it made are removed."""
+        job = self.board.fail(job_id)
+        self.counters["job_failures"] += 1
+        for file_id in job.spec["outputs"]:
+            path = table_path(self.directory, file_id)
+            if self.fs.exists(path):
+                self._removable.append((file_id, path))
+
+    def drop_tables(self, predicate: Callable[[TableMeta], bool]) -> tuple[int, int]:
+        """Drop the tables for which ``predicate`` holds.
+
+        (How many are dropped, how many are inputs of a running job: ask again later.)
+        """
+        busy = {file_id for job in self.board.running() for file_id in job.inputs}
+        wanted = [table.file_id for table in self.pending.tables() if predicate(table)]
+        free = tuple(file_id for file_id in wanted if file_id not in busy)
+        if free:
+            self._queue(Edit(drop=free), "")
+        return len(free), len(wanted) - len(free)
+
+    def _count(self, result: dict[str, Any], kind: str) -> None:
+        self.counters["table_bytes_written"] += result["bytes_written"]
+        self.counters[kind] += 1
+
+    # Edits
+
+    def _queue(self, edit: Edit, kind: str) -> None:
+        edit = replace(edit, meta=self._meta_changes, next_file=self._next_file)
+        self.pending = self.pending.apply(edit)
+        self._meta_changes = {}
+        self._queued.append((edit, kind))
+
+    def _under_way(self) -> list[tuple[Edit, str]]:
+        return [*(self._plan[1] if self._plan else ()), *self._queued]
+
+    def _drops_under_way(self) -> bool:
+        return any(edit.drop for edit, _ in self._under_way())
+
+    def manifest_plan(self) -> ManifestPlan | None:
+        """What to run to bring the queued edits in force and to remove dropped files; None if nothing is due.
+
+        There is at most one at a time: None until ``installed`` has taken the one before.
+        """
+        if self._plan is not None:
+            return None
+        pinned = self.board.is_pinned
+        free = [path for file_id, path in self._removable if not pinned(file_id)]
+        if not self._queued and not free:
+            return None
+        self._removable = [(file_id, path) for file_id, path in self._removable if pinned(file_id)]
+        taken, self._queued = self._queued, []
+        plan = ManifestPlan(
+            fs=self.fs,
+            directory=self.directory,
+            manifest=self._manifest,
+            cache=self.cache,
+            edits=[edit for edit, _ in taken],
+            version=self.pending,
+            removals=free,
+        )
+        self._plan = (plan, taken)
+        return plan
+
+    def installed(self, plan: ManifestPlan) -> None:
+        """``plan.run()`` has returned: its version is in force."""
+        assert self._plan is not None and self._plan[0] is plan
+        taken, self._plan = self._plan[1], None
+        if not taken:
+            return
+        before = self.version
+        self.version = plan.version
+        self.readers.update(plan.opened)
+        kept = {table.file_id for table in plan.version.tables()}
+        for table in before.tables():
+            if table.file_id not in kept:
+                # The reader is not closed: scans that hold it read on, and its last holder closes it.
+                del self.readers[table.file_id]
+                self.cache.drop_file(table.file_id)
+                self._removable.append((table.file_id, table_path(self.directory, table.file_id)))
+        for edit in plan.edits:
+            # A table that was added and dropped again within this plan was never opened.
+            for table in (table for run in edit.add for table in run.tables):
+                if table.file_id not in kept:
+                    self._removable.append((table.file_id, table_path(self.directory, table.file_id)))
+        for _, kind in taken:
+            if kind:
+                self.board.installed(kind)
+        self._build_probes()
+
+    def remove_segment(self, file_id: int) -> None:
+        """Have a segment's file removed by the next plan."""
+        self._removable.append((file_id, segment_path(self.directory, file_id)))
+
+    def _build_probes(self) -> None:
+        probes: list[Probe] = []
+        for run in self.version.runs:
+            gets: list[Get] = [self.readers[table.file_id].get for table in run.tables]
+            if len(gets) == 1:
+                probes.append((gets[0], [], []))
+            else:
+                probes.append((None, [table.largest for table in run.tables], gets))
+        self.probes = tuple(probes)
+
+    def pin_tables(self, tables: Iterable[TableMeta]) -> None:
+        self.board.pin([table.file_id for table in tables])
+
+    def unpin_tables(self, tables: Iterable[TableMeta]) -> None:
+        self.board.unpin([table.file_id for table in tables])
+
+    def close(self) -> None:
+        self._manifest.close()
+        for reader in self.readers.values():
+            reader.close()
+
+    def stats(self) -> dict[str, int]:
+        """Counts and bytes of tables and of work on them."""
+        version = self.version
+        return {
+            "runs": len(version.runs),
+            "tables": sum(len(run.tables) for run in version.runs),
+            "table_bytes": version.size,
+            "table_entries": sum(run.entries for run in version.runs),
+            "largest_run_bytes": max((run.size for run in version.runs), default=0),
+            "compaction_debt_bytes": compaction.debt_bytes(version, self.options),
+            "manifest_bytes": self._manifest.size(),
+            "edits_queued": len(self._under_way()),
+            "files_to_remove": len(self._removable),
+            **self.counters,
+            **self.board.stats(),
+        }
+
+    def check_invariants(self) -> None:
+        self.version.check_invariants()
+        self.pending.check_invariants()
+        self.board.check_invariants()
+        state = self.version
+        for edit, _ in self._under_way():
+            state = state.apply(edit)
+        assert state == self.pending
+        assert sorted(self.readers) == sorted(table.file_id for table in self.version.tables())
+        assert all(table.file_id < self._next_file for table in self.pending.tables())
+        assert len(self.probes) == len(self.version.runs)

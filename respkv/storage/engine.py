@@ -1,0 +1,520 @@
+"""The engine: a map from internal keys to records, bytes to bytes, that survives crashes.
+
+A log-structured merge tree (O'Neil et al., 1996). A write goes to the active memtable and to the open
+batch; ``commit`` appends the batch to the log as one record. A full memtable is retired together with its
+log segment; a job in another process makes a table of the segment; compaction merges tables. A read asks
+the active memtable, retired ones, then runs, newest first: the first record found is the newest.
+
+The engine never waits: what blocks is a ``ReadMiss`` (a block to fetch), a plan (syncs; see ``plans``) or a
+job (see ``job_board``). It knows no clock: the caller decides when to sync and when to tick.
+
+Invariants: a segment holds exactly its memtable's entries; runs hold only what is older than every
+memtable; files are removed only when the edit that drops them is durable and no job or snapshot needs them.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from typing import Any, Final
+
+from xxhash import xxh3_64_intdigest
+
+from respkv.env.fs import FileSystem
+from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
+from respkv.storage.catalog import Catalog
+from respkv.storage.job_board import COUNT, FLUSH, Job
+from respkv.storage.memtable import Memtable
+from respkv.storage.options import EngineOptions
+from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
+from respkv.storage.report import RecoveryReport
+from respkv.storage.scan import Entries, merge_entries, scan_tables
+from respkv.storage.sstable.format import TableMeta
+from respkv.storage.wal import (
+    BATCH,
+    SEGMENT_MAGIC,
+    FatalStorageError,
+    LogHeader,
+    LogWriter,
+    is_disk_full,
+    segment_path,
+)
+from respkv.storage.write_batch import pack_lengths
+
+Derive = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
+
+DISK_FULL: Final = "disk full"
+_DISPOSE_PER_TICK: Final = 2000
+
+
+class Engine:
+    """See the module's docstring. Made by ``recovery.open_engine``.
+
+    The hot path writes ``engine.memtable.table`` and ``engine.batch`` (three parts an entry, see
+    ``write_batch``) itself, and must fetch ``engine.memtable`` anew after every ``commit``.
+    """
+
+    __slots__ = (
+        "_appended_bytes", "_catalog", "_closed", "_disposal", "_log", "_memtable_limit", "_names_made",
+        "_names_synced", "_refusal", "_retired", "_segment_limit", "_snapshots", "_synced_bytes",
+        "appended_lsn", "batch", "directory", "durable_lsn", "fs", "memtable", "options", "recovery",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        fs: FileSystem,
+        directory: str,
+        options: EngineOptions,
+        *,
+        catalog: Catalog,
+        log: LogWriter,
+        memtable: Memtable,
+        recovery: RecoveryReport,
+    ) -> None:
+        """Take over what recovery has opened; everything in ``log`` is durable."""
+        self.fs = fs
+        self.directory = directory
+        self.options = options
+        self.recovery = recovery
+        self.memtable = memtable
+        self.batch: list[bytes] = []
+        self.appended_lsn = self.durable_lsn = log.last_lsn
+        self._segment_limit = options.segment_limit
+        self._memtable_limit = options.memtable_bytes
+        self._log = log
+        self._closed: list[LogWriter] = []
+        self._retired: tuple[Memtable, ...] = ()
+        self._disposal: list[Memtable] = []
+        self._catalog = catalog
+        self._snapshots: list[SnapshotPlan] = []
+        # Recovery makes do with a short segment on a full disk; nothing must be appended beyond it.
+        self._refusal = DISK_FULL if log.room < options.segment_limit else None
+        self._names_made = self._names_synced = 0
+        self._appended_bytes = self._synced_bytes = 0
+
+    # Point reads and writes
+
+    def get(self, key: bytes) -> bytes | None:  # HOT: engine_get
+        """The newest record of ``key`` (a tombstone is a record), None when there is none.
+
+        Not for derived spaces, which are only scanned. ReadMiss and CorruptionError pass through.
+        """
+        record = self.memtable.table.get(key)
+        if record is not None:
+            return record
+        for memtable in self._retired:
+            record = memtable.table.get(key)
+            if record is not None:
+                return record
+        probes = self._catalog.probes
+        if probes:
+            key_hash = xxh3_64_intdigest(key)
+            for get, largest, gets in probes:
+                if get is None:
+                    at = bisect_left(largest, key)
+                    if at == len(gets):
+                        continue
+                    get = gets[at]
+                record = get(key, key_hash)
+                if record is not None:
+                    return record
+        return None
+
+    def put(self, key: bytes, record: bytes) -> None:  # HOT: engine_put
+        """Make ``record`` the newest of ``key``; logged by the next ``commit``."""
+        self.memtable.table[key] = record
+        self.batch += (pack_lengths(len(record), len(key)), key, record)
+
+    def put_derived(self, key: bytes, record: bytes) -> None:
+        """An index entry, which replay and flush derive anew: not logged."""
+        self.memtable.derived[key] = record
+
+    def commit(self) -> int:  # HOT: engine_commit
+        """Append the open batch to the log as one record; its lsn, or the last one if the batch is empty.
+
+        FatalStorageError when that fails: memory already holds what the log does not.
+        """
+        batch = self.batch
+        if not batch:
+            return self.appended_lsn
+        payload = b"".join(batch)
+        log = self._log
+        try:
+            lsn = log.append(BATCH, payload, self.durable_lsn)
+        except OSError as error:
+            lsn = self._append_again(payload, error)
+        memtable = self.memtable
+        memtable.count_entries(len(batch) // 3, len(payload))
+        batch.clear()
+        self.appended_lsn = lsn
+        self._appended_bytes += len(payload)
+        full = log.offset >= self._segment_limit or memtable.charge() >= self._memtable_limit
+        if full and not self._refusal:
+            self._rotate()
+        return lsn
+
+    def _append_again(self, payload: bytes, error: OSError) -> int:
+        """The append failed: with a full disk the ballast's space is worth one more try."""
+        if is_disk_full(error) and free_ballast(self.fs, self.directory):
+            self._refusal = DISK_FULL
+            try:
+                return self._log.append(BATCH, payload, self.durable_lsn)
+            except OSError as second:
+                error = second
+        raise FatalStorageError(f"log append failed: {error}") from error
+
+    # Rotation and the full disk
+
+    def rotate(self) -> bool:
+        """Commit, and retire the memtable unless it is empty; False when there is no room for a segment."""
+        self.commit()
+        return True if not self.memtable.table else self._rotate()
+
+    def _rotate(self) -> bool:
+        old, file_id = self._log, self._catalog.take_file_id()
+        path = segment_path(self.directory, file_id)
+        header = LogHeader(file_id, old.file_id, old.last_lsn, self.durable_lsn)
+        preallocate = self.options.segment_preallocation
+        try:
+            log = LogWriter(self.fs, path, SEGMENT_MAGIC, header, preallocate=preallocate)
+        except OSError as error:
+            return self._rotation_failed(path, error)
+        try:
+            old.append_end(self.durable_lsn)
+        except OSError as error:
+            log.file.close()
+            return self._rotation_failed(path, error)
+        self._log = log
+        self._closed.append(old)
+        self._names_made += 1
+        self.memtable.last_lsn = old.last_lsn
+        self._retired = (self.memtable, *self._retired)
+        self.memtable = Memtable(file_id, old.last_lsn + 1)
+        self._refusal = None
+        return True
+
+    def _rotation_failed(self, path: str, error: OSError) -> bool:
+        """Go on in the old segment, whose preallocated space leaves headroom; refuse clients' writes."""
+        if not is_disk_full(error):
+            raise FatalStorageError(f"{path}: {error}") from error
+        if self.fs.exists(path):
+            self.fs.remove(path)
+        free_ballast(self.fs, self.directory)
+        self._refusal = DISK_FULL
+        return False
+
+    def refusal(self) -> str | None:
+        """Why clients' writes must be refused now; None when they need not."""
+        return self._refusal
+
+    @property
+    def writable(self) -> bool:
+        return self._refusal is None
+
+    def tick(self) -> bool:
+        """Small duties, every 100 ms or so: free retired memory in slices, retry a full disk.
+
+        True when more memory waits to be freed: call again when idle.
+        """
+        self._catalog.board.tick()
+        if self._refusal:
+            self._retry_full_disk()
+        for memtable in self._disposal:
+            if not memtable.pins:
+                if memtable.dispose(_DISPOSE_PER_TICK) == 0:
+                    self._disposal.remove(memtable)
+                break
+        return any(not memtable.pins for memtable in self._disposal)
+
+    # What key counts need
+
+    @property
+    def immutables(self) -> tuple[Memtable, ...]:
+        """Retired memtables whose flush is not in force yet, newest first."""
+        return self._retired
+
+    def get_below(self, memtable: Memtable, key: bytes) -> bytes | None:
+        """The newest record of ``key`` in what is older than ``memtable``. ReadMiss passes through.
+
+        ``memtable`` is the active one or one of ``immutables``.
+        """
+        for older in self._retired:
+            if older.first_lsn < memtable.first_lsn:
+                record = older.table.get(key)
+                if record is not None:
+                    return record
+        if self._catalog.probes:
+            key_hash = xxh3_64_intdigest(key)
+            for get, largest, gets in self._catalog.probes:
+                if get is None:
+                    at = bisect_left(largest, key)
+                    if at == len(gets):
+                        continue
+                    get = gets[at]
+                record = get(key, key_hash)
+                if record is not None:
+                    return record
+        return None
+
+    def newest_run(self) -> int:
+        """The sequence number of the newest run, 0 without runs: names what the runs cover."""
+        return max((run.sequence for run in self._catalog.version.runs), default=0)
+
+    def start_count(self, data: dict[str, Any]) -> Job | None:
+        """A job that walks all runs (``data`` is added to its spec); None while one runs or none is due."""
+        return self._catalog.start_count(data)
+
+    def end_count(self, job_id: int, *, failed: bool) -> None:
+        """The job of ``start_count`` has ended; its files are free."""
+        if failed:
+            self._catalog.board.fail(job_id)
+        else:
+            self._catalog.board.finish(job_id)
+            self._catalog.board.installed(COUNT)
+
+    def _retry_full_disk(self) -> None:
+        """Take writes again once a segment fits beside the ballast; the ballast is made anew first."""
+        options = self.options
+        missing = 0 if has_ballast(self.fs, self.directory) else options.ballast_bytes
+        if self.fs.free_bytes(self.directory) >= options.segment_preallocation + missing:
+            make_ballast(self.fs, self.directory, options.ballast_bytes)
+            if self._log.room >= options.segment_limit:
+                self._refusal = None
+            else:
+                self.commit()
+                self._rotate()
+
+    # Syncing
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """Bytes of log payload that no finished sync covers."""
+        return self._appended_bytes - self._synced_bytes
+
+    def sync_plan(self) -> SyncPlan | None:
+        """What to sync so that every commit until now is durable; None when all are.
+
+        Run it, then hand it to ``on_synced``; make the next one only after that.
+        """
+        if self.durable_lsn >= self.appended_lsn and not self._closed:
+            return None
+        return SyncPlan(
+            fs=self.fs,
+            lsn=self.appended_lsn,
+            files=(*(log.file for log in self._closed), self._log.file),
+            directory=f"{self.directory}/wal" if self._names_made > self._names_synced else None,
+            names_made=self._names_made,
+            appended_bytes=self._appended_bytes,
+        )
+
+    def on_synced(self, plan: SyncPlan) -> None:
+        """``plan.run()`` has returned: its commits are durable."""
+        self.durable_lsn = max(self.durable_lsn, plan.lsn)
+        self._names_synced = max(self._names_synced, plan.names_made)
+        self._synced_bytes = max(self._synced_bytes, plan.appended_bytes)
+        covered = [log for log in self._closed if log.file in plan.files and log.last_lsn <= plan.lsn]
+        for log in covered:
+            # A segment that was closed while the plan ran lacks its END record in the sync; the END
+            # matters to a job only, which fails without harm.
+            log.file.close()
+            self._closed.remove(log)
+
+    # Scans
+
+    def scan(self, start: bytes, end: bytes | None = None, *, wait: bool = False) -> Entries:
+        """The newest (key, record) of each key in [start, end), in key order, tombstones included.
+
+        A range must not span spaces. Raises ReadMiss unless ``wait``: fetch the block and scan again from
+        after the last key. Use it up within one cycle: what is written meanwhile may or may not show.
+        """
+        derived = bool(start) and start[0] in self.options.derived_spaces
+        sources: list[Entries] = []
+        for memtable in (self.memtable, *self._retired):
+            if memtable.derived if derived else memtable.table:
+                sources.append(memtable.scan(start, end, derived=derived))
+        readers_by_id = self._catalog.readers
+        for run in self._catalog.version.runs:
+            readers = [
+                readers_by_id[table.file_id]
+                for table in run.tables
+                if table.largest >= start and (end is None or table.smallest < end)
+            ]
+            if readers:
+                sources.append(scan_tables(readers, start, end, wait))
+        return sources[0] if len(sources) == 1 else merge_entries(sources)
+
+    def prepare_scan(self, space: int, limit: int) -> int:
+        """Sort up to ``limit`` keys that scans of ``space`` will need sorted; how many are still missing.
+
+        A scan does the rest itself, at 1-2 us a key: call this in slices first where that is too long.
+        """
+        derived = space in self.options.derived_spaces
+        remaining = 0
+        for memtable in (self.memtable, *self._retired):
+            remaining += memtable.prepare_scan(limit, derived=derived)
+        return remaining
+
+    # Jobs, edits, snapshots
+
+    def next_job(self, *, idle: bool = False) -> Job | None:
+        """A job to run elsewhere, flushes first; None when there is nothing to do or all are running.
+
+        Its end is told by ``on_job_done`` or ``on_job_failed``.
+        """
+        if self._retired and self._catalog.board.may_start(FLUSH):
+            return self._catalog.start_flush(self._retired[-1].segment_id)
+        return self._catalog.start_compaction(idle=idle)
+
+    def on_job_done(self, job_id: int, result: dict[str, Any]) -> None:
+        """A job's result; it comes into force through ``manifest_plan``. KeyError for a job not running."""
+        job = self._catalog.board.finish(job_id)
+        if job.kind == FLUSH:
+            flushed = self._retired[-1]
+            assert flushed.segment_id == job.inputs[0]
+            following = self._retired[-2] if len(self._retired) > 1 else self.memtable
+            self._catalog.flush_done(job, result, following.segment_id, flushed.last_lsn)
+        else:
+            self._catalog.compaction_done(job, result)
+
+    def on_job_failed(self, job_id: int, reason: str) -> None:
+        """A job came to nothing (``reason`` in words); it is offered again after some ticks.
+
+        A full disk is met by giving up the ballast, so that the next try may pass.
+        """
+        self._catalog.job_failed(job_id)
+        if reason == DISK_FULL:
+            free_ballast(self.fs, self.directory)
+            self._refusal = DISK_FULL
+
+    def manifest_plan(self) -> ManifestPlan | None:
+        """What to run to bring finished jobs in force and to remove files; None if nothing is due.
+
+        Run it, then hand it to ``on_manifest_synced``; there is at most one at a time.
+        """
+        return self._catalog.manifest_plan()
+
+    def on_manifest_synced(self, plan: ManifestPlan) -> None:
+        """``plan.run()`` has returned: install its tables, let go of flushed memtables and dropped files."""
+        self._catalog.installed(plan)
+        version = self._catalog.version
+        flushed = [memtable for memtable in self._retired if memtable.segment_id < version.log_number]
+        if flushed:
+            self._retired = self._retired[: -len(flushed)]
+            self._disposal.extend(flushed)
+            for memtable in flushed:
+                self._catalog.remove_segment(memtable.segment_id)
+            self.durable_lsn = max(self.durable_lsn, version.log_lsn)
+        self._ready_snapshots()
+
+    def drop_tables(self, predicate: Callable[[TableMeta], bool]) -> tuple[int, int]:
+        """Drop whole tables (below a flush floor, of lost slots) once the next manifest plan has run.
+
+        Returns how many are dropped, and how many are inputs of a running job: ask again later.
+        """
+        return self._catalog.drop_tables(predicate)
+
+    def set_meta(self, name: str, value: bytes | None) -> None:
+        """Keep a value (None deletes it) in the manifest; durable with the next edit."""
+        self._catalog.set_meta(name, value)
+
+    def save_meta(self) -> None:
+        """Make the meta values an edit of their own instead of waiting for the next one."""
+        self._catalog.save_meta()
+
+    def meta(self, name: str) -> bytes | None:
+        """The value last set under ``name``, None when there is none."""
+        return self._catalog.meta(name)
+
+    def snapshot(self, path: str) -> SnapshotPlan | None:
+        """Begin a copy of everything committed so far at ``path`` (same file system); None on a full disk.
+
+        The plan is ``ready`` when the flushes it waits for are installed; run it then, and hand it to
+        ``on_snapshot_done`` whatever came of it.
+        """
+        if not self.rotate():
+            return None
+        plan = SnapshotPlan(self.fs, self.directory, path, self.appended_lsn)
+        self._snapshots.append(plan)
+        self._ready_snapshots()
+        return plan
+
+    def on_snapshot_done(self, plan: SnapshotPlan) -> None:
+        """The plan has run, failed or was given up: its tables need not be kept for it."""
+        self._snapshots.remove(plan)
+        if plan.version is not None:
+            self._catalog.unpin_tables(plan.version.tables())
+
+    def _ready_snapshots(self) -> None:
+        oldest = self._retired[-1] if self._retired else self.memtable
+        for plan in self._snapshots:
+            if plan.version is None and oldest.first_lsn > plan.lsn:
+                plan.version = self._catalog.version
+                self._catalog.pin_tables(plan.version.tables())
+
+    # State
+
+    def pressure(self) -> float:
+        """How hard to brake writers: 0.0 not at all .. 1.0 hold them.
+
+        Grows while a memtable waits for its flush and the active one passes half of its limit, and with
+        runs beyond ``stall_runs``.
+        """
+        level = 0.0
+        if len(self._retired) > 1:
+            level = 1.0
+        elif self._retired:
+            level = (self.memtable.charge() / self._memtable_limit - 0.5) * 2.0
+        excess = len(self._catalog.version.runs) - self.options.stall_runs
+        return max(0.0, min(1.0, max(level, excess / 4.0)))
+
+    def close(self) -> None:
+        """Close the files; what is not synced stays so."""
+        for log in (*self._closed, self._log):
+            log.file.close()
+        self._catalog.close()
+
+    def stats(self) -> dict[str, int | float]:
+        """Figures for metrics. Bytes, counts, and two ratios: table bytes written per byte logged, and table
+        bytes per byte of the largest run, an upper estimate of what is garbage."""
+        catalog = self._catalog.stats()
+        logs = self.options.segment_preallocation * (len(self._retired) + 1)
+        user_bytes = self._appended_bytes
+        largest = catalog["largest_run_bytes"]
+        return {
+            **catalog,
+            "user_bytes": user_bytes,
+            "wal_bytes": self._log.offset,
+            "disk_bytes": catalog["table_bytes"] + catalog["manifest_bytes"] + logs,
+            "unsynced_bytes": self.unsynced_bytes,
+            "appended_lsn": self.appended_lsn,
+            "durable_lsn": self.durable_lsn,
+            "memtable_keys": len(self.memtable.table),
+            "memtable_bytes": self.memtable.charge(),
+            "memtables_retired": len(self._retired),
+            "memtables_to_dispose": len(self._disposal),
+            "write_amplification": catalog["table_bytes_written"] / user_bytes if user_bytes else 0.0,
+            "space_amplification": catalog["table_bytes"] / largest if largest else 1.0,
+            "pressure": self.pressure(),
+            **self._catalog.cache.stats(),
+        }
+
+    def check_invariants(self) -> None:
+        """Assert what the module's docstring says; for tests, O(everything in memory)."""
+        self._catalog.check_invariants()
+        memtables = [self.memtable, *self._retired]
+        for memtable in (*memtables, *self._disposal):
+            memtable.check_invariants()
+        segments = [memtable.segment_id for memtable in memtables]
+        assert segments == sorted(segments, reverse=True)
+        assert self.memtable.segment_id == self._log.file_id
+        for newer, older in pairwise(memtables):
+            assert newer.first_lsn == older.last_lsn + 1
+        version = self._catalog.version
+        assert all(run.sequence < segments[-1] for run in version.runs)
+        assert memtables[-1].first_lsn == version.log_lsn + 1
+        assert segments[-1] == version.log_number
+        assert self.durable_lsn <= self.appended_lsn == self._log.last_lsn
+
+    def __repr__(self) -> str:
+        return f"<Engine {self.directory} lsn={self.appended_lsn}/{self.durable_lsn} {self.memtable!r}>"

@@ -1,0 +1,149 @@
+"""Blocking work of the engine, cut out so that it can run in a thread.
+
+A plan is made on the engine's thread, ``run()`` is called once from any thread (it touches nothing of the
+engine's that changes), and the matching ``on_*`` method of the engine takes the result on the engine's
+thread. A plan whose ``run`` raises FatalStorageError ends the process: what is on disk is then unknown,
+and a second fsync may report success although data is gone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from respkv.base.errors import CorruptionError
+from respkv.env.fs import AppendFile, FileSystem
+from respkv.storage.block_cache import BlockCache
+from respkv.storage.identity import UNNAMED, encode_identity, make_directory, parent_of
+from respkv.storage.manifest import ManifestLog, encode_current, write_manifest
+from respkv.storage.sstable.format import TableMeta
+from respkv.storage.sstable.reader import TableReader
+from respkv.storage.version import Edit, Version, table_path
+from respkv.storage.wal import FatalStorageError
+
+
+@dataclass(slots=True)
+class SyncPlan:
+    """Make the log durable up to ``lsn``. At most one is under way at a time."""
+
+    fs: FileSystem
+    lsn: int
+    files: tuple[AppendFile, ...]
+    directory: str | None
+    names_made: int
+    appended_bytes: int
+
+    def run(self) -> None:
+        """fdatasync every file, oldest first, then the directory if names are new."""
+        try:
+            for file in self.files:
+                file.sync()
+            if self.directory is not None:
+                self.fs.sync_dir(self.directory)
+        except OSError as error:
+            raise FatalStorageError(f"log sync failed: {error}") from error
+
+
+@dataclass(slots=True)
+class ManifestPlan:
+    """Make edits durable, open the tables they add, remove files that earlier edits dropped."""
+
+    fs: FileSystem
+    directory: str
+    manifest: ManifestLog
+    cache: BlockCache
+    edits: list[Edit]
+    version: Version
+    removals: list[str]
+    opened: dict[int, TableReader] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """CorruptionError when a new table cannot be opened; the manifest is then untouched."""
+        try:
+            if self.edits:
+                self._open_tables()
+                # The edit may say that an older log is not needed any more, so the newer one's name and the
+                # new tables' names must outlive a crash first.
+                self.fs.sync_dir(f"{self.directory}/wal")
+                self.fs.sync_dir(f"{self.directory}/tables")
+                self.manifest.append(self.edits, self.version)
+            for path in self.removals:
+                if self.fs.exists(path):
+                    self.fs.remove(path)
+        except OSError as error:
+            raise FatalStorageError(f"manifest update failed: {error}") from error
+
+    def _open_tables(self) -> None:
+        kept = {table.file_id for table in self.version.tables()}
+        for edit in self.edits:
+            for run in edit.add:
+                for table in run.tables:
+                    if table.file_id in kept:
+                        path = table_path(self.directory, table.file_id)
+                        self.opened[table.file_id] = open_table(self.fs, path, table, self.cache)
+
+
+@dataclass(slots=True)
+class SnapshotPlan:
+    """A copy of the store as of ``lsn``, made of hard links.
+
+    ``run`` may be called once ``ready`` is true: when every entry up to ``lsn`` is in tables. The result at
+    ``path`` opens as a data directory; its identity is left open, so that it comes up as a new node.
+    """
+
+    fs: FileSystem
+    directory: str
+    path: str
+    lsn: int
+    version: Version | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.version is not None
+
+    def run(self) -> int:
+        """Link the tables and write the manifest; how many tables. FileExistsError when ``path`` exists.
+
+        The directory appears under its name only when it is complete and durable.
+        """
+        assert self.version is not None, "the flush before a snapshot has not ended"
+        fs, target = self.fs, self.path + ".tmp"
+        if fs.exists(self.path):
+            raise FileExistsError(self.path)
+        make_directory(fs, parent_of(self.path))
+        remove_tree(fs, target)
+        fs.mkdir(f"{target}/tables")
+        fs.mkdir(f"{target}/wal")
+        count = 0
+        for table in self.version.tables():
+            fs.link(table_path(self.directory, table.file_id), table_path(target, table.file_id))
+            count += 1
+        fs.sync_dir(f"{target}/tables")
+        fs.sync_dir(f"{target}/wal")
+        write_manifest(fs, target, 1, self.version.snapshot_edit(log_number=0), 0).file.close()
+        fs.write_file(f"{target}/IDENTITY", encode_identity(UNNAMED))
+        fs.write_file(f"{target}/CURRENT", encode_current(1))
+        fs.sync_dir(target)
+        fs.rename(target, self.path)
+        fs.sync_dir(parent_of(self.path))
+        return count
+
+
+def open_table(fs: FileSystem, path: str, meta: TableMeta, cache: BlockCache) -> TableReader:
+    """A reader for the table, its index verified. A missing file is corruption, never an empty table."""
+    try:
+        return TableReader(fs, path, meta, cache)
+    except FileNotFoundError as error:
+        raise CorruptionError(path, 0, "the manifest names a table that is not there") from error
+
+
+def remove_tree(fs: FileSystem, path: str) -> None:
+    """Remove a directory of files and directories; nothing if it is not there."""
+    if not fs.exists(path):
+        return
+    for name in fs.listdir(path):
+        child = f"{path}/{name}"
+        try:
+            fs.remove(child)
+        except (IsADirectoryError, PermissionError):
+            remove_tree(fs, child)
+    fs.rmdir(path)

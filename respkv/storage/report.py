@@ -1,0 +1,19 @@
+"""What opening a directory found and did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class RecoveryReport:
+    """``records`` log records with ``entries`` entries were replayed, up to ``last_lsn``.
+
+    ``dropped_bytes`` of a torn tail, never promised, were left out; ``files_removed`` were orphans.
+    """
+
+    records: int = 0
+    entries: int = 0
+    last_lsn: int = 0
+    dropped_bytes: int = 0
+    files_removed: list[str] = field(default_factory=list)

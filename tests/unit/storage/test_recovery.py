@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import pytest
+
+from respkv.base.errors import CorruptionError, FormatError, StorageFull
+from respkv.env.rng import seeded
+from respkv.storage.engine import Engine
+from respkv.storage.identity import UNNAMED, encode_identity, read_identity
+from respkv.storage.manifest import encode_current
+from respkv.storage.options import EngineOptions
+from respkv.storage.recovery import open_directory, open_engine
+from respkv.storage.wal import segment_path
+from respkv.testing.disk import SimulatedFileSystem
+
+OPTIONS = EngineOptions(memtable_bytes=1 << 16, ballast_bytes=1 << 12, derived_spaces=frozenset({3}))
+
+
+def derive(key: bytes, record: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"\x03" + record[:2] + key, b"")] if record.startswith(b"x") else []
+
+
+def opened(fs: SimulatedFileSystem) -> Engine:
+    return open_engine(fs, "/d", OPTIONS, derive=derive)
+
+
+def sync(engine: Engine) -> None:
+    plan = engine.sync_plan()
+    if plan is not None:
+        plan.run()
+        engine.on_synced(plan)
+
+
+def filled(fs: SimulatedFileSystem, count: int) -> Engine:
+    engine = opened(fs)
+    for number in range(count):
+        engine.put(b"\x00k%d" % number, b"v%d" % number)
+        engine.commit()
+    return engine
+
+
+def only_segment(fs: SimulatedFileSystem) -> str:
+    (name,) = fs.listdir("/d/wal")
+    return f"/d/wal/{name}"
+
+
+def test_a_new_directory_is_made_and_opens_again() -> None:
+    fs = SimulatedFileSystem()
+    engine = opened(fs)
+    assert engine.get(b"k") is None and engine.appended_lsn == engine.durable_lsn == 0
+    engine.close()
+    engine = opened(fs)
+    engine.check_invariants()
+    assert engine.recovery.records == 0
+
+
+def test_unsynced_commits_survive_a_killed_process() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 20)
+    engine = opened(fs.copy())
+    assert [engine.get(b"\x00k%d" % number) for number in range(20)] == [
+        b"v%d" % number for number in range(20)
+    ]
+    assert engine.recovery.records == 20 and engine.recovery.entries == 20 and engine.recovery.last_lsn == 20
+    assert engine.durable_lsn == engine.appended_lsn > 20
+    engine.check_invariants()
+
+
+def test_entries_of_an_open_batch_are_not_promised() -> None:
+    fs = SimulatedFileSystem()
+    engine = opened(fs)
+    engine.put(b"\x00a", b"1")
+    engine.commit()
+    engine.put(b"\x00b", b"2")
+    assert opened(fs.copy()).get(b"\x00b") is None
+
+
+def test_derived_entries_come_back_with_their_records() -> None:
+    fs = SimulatedFileSystem()
+    engine = opened(fs)
+    engine.put(b"\x00a", b"xyz")
+    engine.put(b"\x00b", b"plain")
+    engine.commit()
+    assert list(opened(fs.copy()).scan(b"\x03", b"\x04")) == [(b"\x03xy\x00a", b"")]
+
+
+def test_what_was_replayed_is_durable_before_it_is_served() -> None:
+    """After a process crash the log may be in the page cache only; a power loss after opening is harmless."""
+    fs = SimulatedFileSystem()
+    filled(fs, 20)
+    engine = opened(fs)
+    assert engine.get(b"\x00k19") == b"v19"
+    for seed in range(20):
+        again = opened(fs.crash(seeded(seed)))
+        assert again.get(b"\x00k19") == b"v19"
+        again.check_invariants()
+
+
+def test_a_torn_tail_is_dropped_and_reported() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+    end = engine.stats()["wal_bytes"]
+    engine.put(b"\x00torn", b"1")
+    engine.commit()
+    fs.flip(only_segment(fs), int(end) + 30, 1)
+    engine = opened(fs.copy())
+    assert engine.get(b"\x00torn") is None and engine.get(b"\x00k4") == b"v4"
+    assert engine.recovery.dropped_bytes > 30 and engine.recovery.last_lsn == 5
+
+
+def test_destroyed_durable_data_stops_the_opening_and_changes_nothing() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+    engine.put(b"\x00later", b"1")
+    engine.commit()
+    fs.flip(only_segment(fs), 100, 1)
+    before = {name: fs.read_all(f"/d/wal/{name}") for name in fs.listdir("/d/wal")}
+    with pytest.raises(CorruptionError, match="durable"):
+        opened(fs)
+    assert {name: fs.read_all(f"/d/wal/{name}") for name in fs.listdir("/d/wal")} == before
+
+
+def test_a_missing_segment_is_corruption() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5)
+    fs.remove(only_segment(fs))
+    with pytest.raises(CorruptionError, match="missing segment"):
+        opened(fs)
+
+
+def test_a_missing_manifest_is_corruption() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5)
+    fs.remove("/d/MANIFEST-000001")
+    with pytest.raises(CorruptionError, match="not there"):
+        opened(fs)
+
+
+def test_a_missing_current_with_data_is_refused() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5)
+    fs.remove("/d/CURRENT")
+    with pytest.raises(CorruptionError, match="holds data"):
+        opened(fs)
+    fs = SimulatedFileSystem()
+    fs.mkdir("/d/tables")
+    fs.write_file("/d/tables/000000000001.sst", b"")
+    with pytest.raises(FormatError, match="without CURRENT"):
+        opened(fs)
+
+
+def test_orphans_go_and_files_of_others_stay() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5).close()
+    mine = ["/d/tables/000000000077.sst", "/d/tables/x.tmp", segment_path("/d", 3), "/d/IDENTITY.tmp"]
+    others = ["/d/redis.conf", "/d/dump.rdb", "/d/tables/readme"]
+    for path in mine + others:
+        fs.write_file(path, b"")
+    engine = opened(fs)
+    assert set(mine) <= set(engine.recovery.files_removed)
+    assert not any(fs.exists(path) for path in mine)
+    assert all(fs.exists(path) for path in others)
+    engine.check_invariants()
+
+
+def test_file_ids_of_orphans_are_not_used_again() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 1).close()
+    fs.write_file("/d/tables/000000005000.sst", b"")
+    assert opened(fs).memtable.segment_id > 5000
+
+
+def test_a_batch_that_is_no_entries_is_corruption() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 1)
+    engine.batch.append(b"not an entry")
+    engine.commit()
+    with pytest.raises(CorruptionError, match="overrun"):
+        opened(fs)
+
+
+def test_opening_on_a_full_disk_gives_up_the_ballast_then_the_room_for_more() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5).close()
+    assert fs.exists("/d/BALLAST")
+    fs.capacity = fs.used() + 1000
+    with pytest.raises(StorageFull, match="manifest"):
+        opened(fs.copy())
+    fs.capacity = fs.used() + 1000 + (6 << 20)
+    big = EngineOptions(memtable_bytes=64 << 20, ballast_bytes=1 << 12)
+    engine = open_engine(fs, "/d", big, derive=derive)
+    assert engine.get(b"\x00k4") == b"v4" and not engine.writable
+    engine.tick()
+    assert not engine.writable
+    fs.capacity += 400 << 20
+    engine.tick()
+    assert engine.writable
+    engine.put(b"\x00k5", b"v5")
+    engine.commit()
+    engine.check_invariants()
+    engine.close()
+    fs.capacity = fs.used() - (1 << 12)
+    with pytest.raises(StorageFull):
+        opened(fs)
+
+
+def test_opening_when_the_disk_fails() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5).close()
+    fs.fail_syncs = lambda path: True
+    with pytest.raises(OSError, match="input/output"):
+        opened(fs)
+
+
+def test_identity_is_made_once_and_read_again() -> None:
+    fs = SimulatedFileSystem()
+    directory = open_directory(fs, "/d", make_id=lambda: b"i" * 16)
+    assert directory.fresh and directory.node_id == b"i" * 16
+    with pytest.raises(FormatError, match="another process"):
+        open_directory(fs, "/d", make_id=lambda: b"j" * 16)
+    directory.lock.close()
+    opened(fs).close()
+    directory = open_directory(fs, "/d", make_id=lambda: b"j" * 16)
+    assert not directory.fresh and directory.node_id == b"i" * 16
+    assert (
+        fs.read_all("/d/IDENTITY")
+        == b"respkv 1\nnode 69696969696969696969696969696969\nsum 0485c1a3c7abc91f\n"
+    )
+
+
+def test_an_unnamed_directory_gets_a_fresh_identity() -> None:
+    fs = SimulatedFileSystem()
+    opened(fs).close()
+    fs.write_file("/d/IDENTITY", encode_identity(UNNAMED))
+    directory = open_directory(fs, "/d", make_id=lambda: b"k" * 16)
+    assert directory.node_id == b"k" * 16 and not directory.fresh
+    assert read_identity(fs, "/d") == b"k" * 16
+
+
+def test_files_of_redis_in_the_directory_are_tolerated() -> None:
+    fs = SimulatedFileSystem()
+    fs.mkdir("/d")
+    fs.write_file("/d/redis.conf", b"dir ./\n")
+    fs.write_file("/d/redis.log", b"")
+    assert open_directory(fs, "/d", make_id=lambda: b"i" * 16).fresh
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("CURRENT", b"someone else's\n", "--dir"),
+        ("CURRENT", encode_current(1), "--dir"),
+        ("tables/x.sst", b"", "--dir"),
+        ("IDENTITY", b"hello\n", "--dir"),
+        ("IDENTITY", b"respkv 2\nnode 00\n", "version 2"),
+    ],
+)
+def test_foreign_and_newer_directories_are_refused(name: str, data: bytes, match: str) -> None:
+    fs = SimulatedFileSystem()
+    fs.mkdir("/d/tables")
+    fs.write_file(f"/d/{name}", data)
+    with pytest.raises(FormatError, match=match):
+        open_directory(fs, "/d", make_id=lambda: b"i" * 16)
+    assert fs.lock("/d/LOCK") is not None, "the lock is given back"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"respkv 1\nnode xx\n",
+        b"respkv 1\n",
+        b"respkv 1\nnode 00\nsum 0\n",
+        encode_identity(b"i" * 16)[:-1],
+        encode_identity(b"i" * 16).replace(b"6", b"7", 1),
+    ],
+)
+def test_a_damaged_identity_is_corruption(data: bytes) -> None:
+    fs = SimulatedFileSystem()
+    fs.mkdir("/d")
+    fs.write_file("/d/IDENTITY", data)
+    with pytest.raises(CorruptionError):
+        open_directory(fs, "/d", make_id=lambda: b"i" * 16)
+
+
+def test_a_file_where_a_directory_must_be() -> None:
+    fs = SimulatedFileSystem()
+    fs.mkdir("/d")
+    fs.write_file("/d/wal", b"notes")
+    with pytest.raises(FormatError, match="is a file"):
+        opened(fs)
