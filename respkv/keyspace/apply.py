@@ -1,0 +1,346 @@
+"""Apply: the only way to write. Effects become records, log entries, rows, counts and index entries.
+
+``apply`` first reads whatever the effects need to know (this may raise ``ReadMiss``; nothing has changed then),
+and only then changes anything. Every record gets a stamp of its own, in the order of the effects.
+
+The hot path of the dispatcher writes plain SETs itself, ending in the same primitives: ``put_record`` is their
+reference.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from respkv.base.ids import HASH, STRING
+from respkv.base.slots import SLOT_COUNT, slot_of
+from respkv.causality.record import (
+    BODY_AT,
+    HAS_EXPIRY,
+    TYPE_MASK,
+    encode,
+    expired_form,
+    tombstone,
+    with_expiry,
+)
+from respkv.keyspace import effects as fx
+from respkv.keyspace import keys
+from respkv.keyspace.keyspace import Keyspace
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_expiry
+from respkv.keyspace.view import string_row
+from respkv.storage.write_batch import pack_lengths
+
+_COLLECTIONS: Final = frozenset({HASH})
+
+
+class Plan:
+    """What the effects of one command need to know of the old state, kept alive until they are done."""
+
+    __slots__ = ("absent", "records", "rows")
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[int, bytes], Row | None] = {}
+        self.records: dict[bytes, bytes | None] = {}
+        self.absent: dict[bytes, None] = {}
+
+
+class Applier:
+    """Writes effects to one keyspace."""
+
+    __slots__ = ("keyspace",)
+
+    def __init__(self, keyspace: Keyspace) -> None:
+        self.keyspace = keyspace
+
+    def apply(self, effects: fx.Effects) -> None:
+        """Apply all effects of one command or transaction."""
+        for effect in effects:
+            if effect[0] != fx.PUT:
+                break
+        else:
+            self._put_strings(effects)
+            return
+        plan = self.prepare(effects)
+        counted: dict[tuple[int, bytes], HashRow] = {}
+        for effect in effects:
+            operation = effect[0]
+            if operation == fx.PUT:
+                counted.pop((effect[1], effect[2]), None)
+                self._put_strings((effect,))
+                plan.rows[effect[1], effect[2]] = string_row(b"", effect[4])
+            elif operation == fx.PUT_ELEMENT:
+                self._put_element(effect, plan, counted)
+            elif operation == fx.REMOVE_ELEMENT:
+                self._remove_element(effect, plan, counted)
+            elif operation == fx.DELETE:
+                counted.pop((effect[1], effect[2]), None)
+                self._delete(effect[1], effect[2], plan)
+            elif operation == fx.EXPIRE:
+                self._expire(effect[1], effect[2], effect[3], plan)
+            elif operation == fx.FLUSH:
+                self.flush_database(effect[1])
+                for place in plan.rows:
+                    if place[0] == effect[1]:
+                        plan.rows[place] = None
+                counted = {place: row for place, row in counted.items() if place[0] != effect[1]}
+            else:
+                self.swap_databases(effect[1], effect[3])
+        for (db, key), row in counted.items():
+            self._write_count(db, key, row)
+        for (db, key), known in plan.rows.items():
+            if type(known) is HashRow:
+                self.keyspace.trim(db, key, known)
+
+    # -- reading what must be known ----------------------------------------------------------------
+
+    def prepare(self, effects: fx.Effects) -> Plan:
+        """Read what ``effects`` need to know, changing nothing. May raise ReadMiss."""
+        keyspace = self.keyspace
+        plan = Plan()
+        for effect in effects:
+            operation, db, key = effect[0], effect[1], effect[2]
+            if operation in (fx.PUT, fx.FLUSH, fx.SWAP):
+                continue
+            if (db, key) in plan.rows:
+                row = plan.rows[db, key]
+            else:
+                row = plan.rows[db, key] = keyspace.row(db, key)
+            if operation == fx.EXPIRE:
+                internal = keyspace.internal(db, key)
+                plan.records[internal] = keyspace.record(internal)
+            elif operation in (fx.PUT_ELEMENT, fx.REMOVE_ELEMENT) and type(row) is HashRow:
+                field = effect[4] if operation == fx.PUT_ELEMENT else effect[3]
+                if keyspace.element(db, key, row, field) is None and not row.complete:
+                    plan.absent[row.prefix + field] = None
+        return plan
+
+    # -- strings and whole keys --------------------------------------------------------------------
+
+    def _put_strings(self, effects: fx.Effects) -> None:  # HOT: mset
+        """Strings, blind: what was there is not read. ``put_record`` and the row's change, with their calls inlined."""
+        keyspace = self.keyspace
+        clock, cache, engine = keyspace.clock, keyspace.cache, keyspace.engine
+        node = clock.node.to_bytes(2, "big")
+        table, batch = engine.memtable.table, engine.batch
+        highest = keyspace.floors.highest
+        grown = 0
+        last_db = -1
+        for _, db, key, value, expire_at_ms in effects:
+            if db != last_db:
+                prefixes, rows, old_rows, last_db = keyspace.prefixes(db), cache.rows(db), cache.old.get(db), db
+            internal = prefixes[slot_of(key)] + key
+            clock.last += 1
+            stamp = clock.last.to_bytes(8, "big") + node
+            old = table.get(internal)
+            if old is not None and (not old[0] & TYPE_MASK or old[1:BODY_AT] <= highest):
+                self.revive(internal, old)
+            row = rows.get(key)
+            if expire_at_ms:
+                record = encode(STRING, stamp, value, expire_at_ms)
+                engine.put_derived(keys.expiry_key(expire_at_ms, internal), b"")
+            else:
+                record = b"\x01" + stamp + value
+            table[internal] = record
+            batch += (pack_lengths(len(record), len(internal)), internal, record)
+            if row is not None:
+                if row.__class__ is bytes and not expire_at_ms:
+                    new = b"$%d\r\n%b\r\n" % (len(value), value)
+                    rows[key] = new
+                    grown += len(new) - len(row)
+                else:
+                    cache.replace(db, key, string_row(value, expire_at_ms))
+                    rows = cache.rows(db)
+            elif old_rows:
+                cache.replace(db, key, string_row(value, expire_at_ms))
+                rows, old_rows = cache.rows(db), cache.old.get(db)
+            if keyspace.watching:
+                self._touch(db, key)
+        if grown:
+            cache.grow(grown)
+
+    def put_record(self, internal: bytes, record: bytes) -> None:
+        """A live record into log, memtable, expiry index and counts, the old state unknown."""
+        keyspace = self.keyspace
+        engine = keyspace.engine
+        old = engine.memtable.table.get(internal)
+        if old is not None and (not old[0] & TYPE_MASK or old[1:BODY_AT] <= keyspace.floors.highest):
+            self.revive(internal, old)
+        engine.put(internal, record)
+        if record[0] & HAS_EXPIRY:
+            engine.put_derived(keys.expiry_key(int.from_bytes(record[11:19], "big"), internal), b"")
+
+    def revive(self, internal: bytes, old: bytes) -> None:
+        """A blind put is about to replace ``old`` of the active memtable, which may be dead: count the key."""
+        keyspace = self.keyspace
+        if not old[0] & TYPE_MASK or keyspace.floors.hides(
+            keys.key_slot(internal), keys.key_db(internal), old[1:BODY_AT]
+        ):
+            keyspace.counts.revive(internal)
+
+    def _delete(self, db: int, key: bytes, plan: Plan) -> None:
+        keyspace = self.keyspace
+        row = plan.rows.get((db, key))
+        if row is None:
+            return
+        internal = keyspace.internal(db, key)
+        self._bury(internal, tombstone(keyspace.stamp()))
+        keyspace.cache.drop(db, key)
+        plan.rows[db, key] = None
+        if keyspace.watching:
+            self._touch(db, key)
+
+    def _bury(self, internal: bytes, record: bytes) -> None:
+        """A tombstone over a key known to be live."""
+        self.keyspace.counts.note(internal, True, False)
+        self.keyspace.engine.put(internal, record)
+
+    def _expire(self, db: int, key: bytes, expire_at_ms: int, plan: Plan) -> None:
+        keyspace = self.keyspace
+        row = plan.rows.get((db, key))
+        if row is None:
+            return
+        internal = keyspace.internal(db, key)
+        record = keyspace.engine.memtable.table.get(internal) or plan.records[internal]
+        assert record is not None and record[0] & TYPE_MASK, "an existing key has a record"
+        self.put_record(internal, with_expiry(record, keyspace.stamp(), expire_at_ms))
+        if type(row) is HashRow:
+            row.expire_at_ms = expire_at_ms
+        else:
+            reply = row if type(row) is bytes else row.reply  # type: ignore[union-attr]
+            new: Row = TimedString(reply, expire_at_ms) if expire_at_ms else reply
+            keyspace.cache.replace(db, key, new)
+            plan.rows[db, key] = new
+        if keyspace.watching:
+            self._touch(db, key)
+
+    # -- collections -------------------------------------------------------------------------------
+
+    def _put_element(
+        self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]
+    ) -> None:
+        _, db, key, kind, field, value, expire_at_ms = effect
+        assert kind in _COLLECTIONS
+        keyspace = self.keyspace
+        row = plan.rows.get((db, key))
+        if type(row) is not HashRow:
+            row = plan.rows[db, key] = self._create(db, key, kind)
+        old = self._known_element(row, field, plan)
+        internal = row.prefix + field
+        record = encode(STRING, keyspace.stamp(), value, expire_at_ms)
+        keyspace.engine.put(internal, record)
+        if expire_at_ms:
+            keyspace.engine.put_derived(keys.expiry_key(expire_at_ms, internal), b"")
+        plan.absent.pop(internal, None)
+        keyspace.keep_field(db, key, row, field, (value, expire_at_ms) if expire_at_ms else value)
+        if old is None:
+            row.count += 1
+            counted[db, key] = row
+        if keyspace.watching:
+            self._touch(db, key)
+
+    def _remove_element(
+        self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]
+    ) -> None:
+        _, db, key, field = effect
+        keyspace = self.keyspace
+        row = plan.rows.get((db, key))
+        if type(row) is not HashRow or self._known_element(row, field, plan) is None:
+            return
+        keyspace.engine.put(row.prefix + field, tombstone(keyspace.stamp()))
+        keyspace.drop_field(db, key, row, field)
+        if not row.complete:
+            plan.absent[row.prefix + field] = None
+        row.count -= 1
+        if row.count <= 0:
+            counted.pop((db, key), None)
+            self._delete(db, key, plan)
+        else:
+            counted[db, key] = row
+            if keyspace.watching:
+                self._touch(db, key)
+
+    def _known_element(self, row: HashRow, field: bytes, plan: Plan) -> FieldEntry | None:
+        entry = row.fields.get(field)
+        assert entry is not None or row.complete or row.prefix + field in plan.absent, "the plan read it"
+        return entry
+
+    def _create(self, db: int, key: bytes, kind: int) -> HashRow:
+        """An empty collection. Its floor lies above everything the key ever held, so that nothing old shows."""
+        keyspace = self.keyspace
+        internal = keyspace.internal(db, key)
+        floor = keyspace.stamp()
+        self.put_record(internal, encode(kind, keyspace.stamp(), floor))
+        row = HashRow(internal=internal, prefix=keys.element_prefix(internal), floor=floor, expire_at_ms=0)
+        row.complete = True
+        keyspace.cache.put(db, key, row)
+        return row
+
+    def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
+        keyspace = self.keyspace
+        stamp = keyspace.stamp()
+        body = row.count.to_bytes(8, "big") + row.count_stamp
+        keyspace.engine.put(keys.count_key(row.internal), encode(STRING, stamp, body))
+        row.count_stamp = stamp
+
+    # -- expiry ------------------------------------------------------------------------------------
+
+    def expire_now(self, internal: bytes) -> bool:
+        """Put the expired form of a record or element whose time has come. May raise ReadMiss.
+
+        True when it was there and its time has come; the caller counts it.
+        """
+        if internal[0] == keys.SPACE_ELEMENT:
+            return self._expire_element(internal)
+        keyspace = self.keyspace
+        record = keyspace.record(internal)
+        if record is None or not record[0] & HAS_EXPIRY:
+            return False
+        if int.from_bytes(record[11:19], "big") > keyspace.now_ms:
+            return False
+        db, key = keys.key_db(internal), keys.user_key(internal)
+        self._bury(internal, expired_form(record))
+        keyspace.cache.drop(db, key)
+        keyspace.expired_keys += 1
+        if keyspace.watching:
+            self._touch(db, key)
+        return True
+
+    def _expire_element(self, internal: bytes) -> bool:
+        keyspace = self.keyspace
+        owner, field = keys.element_owner(internal)
+        db, key = keys.key_db(owner), keys.user_key(owner)
+        row = keyspace.row(db, key)
+        if type(row) is not HashRow:
+            return False
+        entry = keyspace.element(db, key, row, field)
+        if entry is None or not field_expiry(entry) or field_expiry(entry) > keyspace.now_ms:
+            return False
+        self.apply([fx.remove_element(db, key, field)])
+        return True
+
+    # -- databases ---------------------------------------------------------------------------------
+
+    def flush_database(self, db: int) -> None:
+        """Raise the floor of a stored database: everything in it is gone. O(cached rows of it)."""
+        keyspace = self.keyspace
+        keyspace.floors.raise_to(db, 0, SLOT_COUNT - 1, keyspace.stamp())
+        keyspace.write_floor(db)
+        keyspace.cache.clear(db)
+        keyspace.counts.flushed(db)
+        if keyspace.watching:
+            self._touch(db, None)
+
+    def swap_databases(self, left: int, right: int) -> None:
+        """Exchange two logical databases."""
+        keyspace = self.keyspace
+        stored = keyspace.stored
+        stored[left], stored[right] = stored[right], stored[left]
+        keyspace.write_databases()
+        if keyspace.watching:
+            self._touch(stored[left], None)
+            self._touch(stored[right], None)
+
+    def _touch(self, db: int, key: bytes | None) -> None:
+        touched = self.keyspace.touched
+        if touched is not None:
+            touched(db, key)
+

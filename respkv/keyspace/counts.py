@@ -1,0 +1,312 @@
+"""Key counts: how many live keys each (slot, database) holds, without reading old state at every write.
+
+The counts describe the *runs*; each memtable adds its delta, new state minus the state below it. A memtable key is
+either *noted* (its delta is in the sums; flips between live and dead are added as they happen) or *unsettled*
+(it was put blind; nobody knows yet what it replaced). Settling walks the memtable in insertion order, reads what
+lies below each unsettled key, and notes it. A memtable flushed before it was settled leaves the run counts inexact; a
+``count`` job then walks the runs in a worker and makes them exact again.
+
+The saved counts name the newest run they cover; after a crash between a flush and its saving the two
+disagree and a recount is due. Reading the old record at each SET would cost as much as the SET itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from array import array
+from collections.abc import Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Final
+
+import lz4.block
+
+from respkv.base.errors import BlockRequest, ReadMiss
+from respkv.base.slots import SLOT_COUNT
+from respkv.causality.record import BODY_AT, TYPE_MASK
+from respkv.keyspace import keys
+from respkv.keyspace.floors import FlushFloors
+
+if TYPE_CHECKING:
+    from respkv.storage.engine import Engine
+    from respkv.storage.job_board import Job
+    from respkv.storage.memtable import Memtable
+
+META_NAME: Final = "key-counts"
+SETTLE_SLICE: Final = 500
+SETTLE_LIMIT: Final = 100_000
+SAMPLE_KEYS: Final = 200
+
+Sums = dict[int, "array[int]"]
+
+
+def add_to(sums: Sums, db: int, slot: int, change: int) -> None:
+    """Add to one cell, making the database's row when it is the first."""
+    cells = sums.get(db)
+    if cells is None:
+        cells = sums[db] = array("q", bytes(8 * SLOT_COUNT))
+    cells[slot] += change
+
+
+def is_live(floors: FlushFloors, internal: bytes, record: bytes | None) -> bool:
+    """True when ``record`` counts as a key: it is no tombstone, not expired by put, not flushed."""
+    if record is None or not record[0] & TYPE_MASK:
+        return False
+    stamp = record[1:BODY_AT]
+    return stamp > floors.highest or not floors.hides(keys.key_slot(internal), keys.key_db(internal), stamp)
+
+
+class MemtableDelta:
+    """What one memtable adds to the counts of the data below it."""
+
+    __slots__ = ("closed_at", "estimate", "live", "memtable", "noted", "walked")
+
+    def __init__(self, memtable: Memtable) -> None:
+        self.memtable = memtable
+        self.live: Sums = {}
+        self.noted: dict[bytes, None] = {}
+        #: how many of the memtable's keys, in insertion order, the settling walk has passed
+        self.walked = 0
+        #: how many keys the memtable had when it was closed; it is emptied piece by piece once flushed
+        self.closed_at: int | None = None
+        #: expected sum of the unsettled rest per database, made when the memtable is closed
+        self.estimate: dict[int, int] = {}
+
+    def unsettled(self) -> int:
+        """Keys that the walk has not passed."""
+        return (len(self.memtable.table) if self.closed_at is None else self.closed_at) - self.walked
+
+    def settled(self) -> bool:
+        """True when every key of the memtable is in the sums."""
+        return self.unsettled() <= 0
+
+
+class KeyCounts:
+    """The counts of one node. ``follow`` must be called whenever the engine may have rotated or flushed."""
+
+    __slots__ = ("_floors_changed", "_job_covers", "_save_due", "active", "engine", "exact", "floors", "older", "runs")
+
+    def __init__(self, engine: Engine, floors: FlushFloors) -> None:
+        self.engine = engine
+        self.floors = floors
+        self.runs: Sums = {}
+        self.active = MemtableDelta(engine.memtable)
+        self.older: list[MemtableDelta] = []
+        #: False while a flushed memtable was not settled, or saved counts do not fit the runs
+        self.exact = True
+        self._floors_changed: dict[int, None] = {}
+        self._save_due = False
+        #: the newest run that the running job covers
+        self._job_covers = 0
+
+    # -- the writer's side -------------------------------------------------------------------------
+
+    def note(self, internal: bytes, old_live: bool, new_live: bool) -> None:
+        """A write whose old state was read is about to replace it; call before the put."""
+        delta = self.active
+        if internal in delta.noted:
+            change = new_live - old_live
+        elif internal in delta.memtable.table:
+            return  # unsettled: the walk will see its final state
+        else:
+            delta.noted[internal] = None
+            change = new_live - old_live
+        if change:
+            add_to(delta.live, keys.key_db(internal), keys.key_slot(internal), change)
+
+    def revive(self, internal: bytes) -> None:
+        """A blind put found a dead record of its key in the active memtable; call before the put."""
+        if internal in self.active.noted:
+            add_to(self.active.live, keys.key_db(internal), keys.key_slot(internal), 1)
+
+    def flushed(self, db: int) -> None:
+        """The floor of a whole stored database was raised: nothing in it is live any more."""
+        self.runs.pop(db, None)
+        for delta in (*self.older, self.active):
+            delta.live.pop(db, None)
+            delta.estimate.pop(db, None)
+            for internal in [key for key in delta.noted if keys.key_db(key) == db]:
+                del delta.noted[internal]
+            delta.walked = 0  # the freed keys are unsettled again; noted ones are skipped
+        self._floors_changed[db] = None
+
+    # -- following the engine ----------------------------------------------------------------------
+
+    def follow(self) -> None:
+        """Notice rotations and finished flushes of the engine. O(memtables)."""
+        engine = self.engine
+        if engine.memtable is not self.active.memtable:
+            self._estimate(self.active)
+            self.older.append(self.active)
+            self.active = MemtableDelta(engine.memtable)
+        if self.older:
+            waiting = {id(memtable) for memtable in engine.immutables}
+            while self.older and id(self.older[0].memtable) not in waiting:
+                self._fold(self.older.pop(0))
+
+    def _fold(self, delta: MemtableDelta) -> None:
+        if not delta.settled():
+            self.exact = False
+        for sums in (delta.live,):
+            for db, cells in sums.items():
+                for slot, change in enumerate(cells):
+                    if change:
+                        add_to(self.runs, db, slot, change)
+        for db, expected in delta.estimate.items():
+            add_to(self.runs, db, 0, expected)
+        self._save_due = True
+
+    def _estimate(self, delta: MemtableDelta) -> None:
+        """Sample what the unsettled keys of a closed memtable will add."""
+        try:
+            for _ in self._settle(delta, SAMPLE_KEYS):
+                break
+        except ReadMiss:
+            pass
+        delta.closed_at = len(delta.memtable.table)
+        rest = delta.unsettled()
+        if rest > 0:
+            noted = max(1, len(delta.noted))
+            for db, cells in delta.live.items():
+                delta.estimate[db] = sum(cells) * rest // noted
+
+    # -- settling ----------------------------------------------------------------------------------
+
+    def unsettled(self) -> int:
+        """Memtable keys of which it is unknown what they replaced."""
+        return sum(delta.unsettled() for delta in (*self.older, self.active))
+
+    def settle(self, limit: int = SETTLE_LIMIT) -> Iterator[BlockRequest | None]:
+        """Settle up to ``limit`` memtable keys, oldest memtable first. Yields None after each slice, or a block
+        that must be fetched before the next."""
+        budget = limit
+        for delta in (*self.older, self.active):
+            while budget > 0 and not delta.settled():
+                before = delta.walked
+                try:
+                    yield from self._settle(delta, min(budget, SETTLE_SLICE))
+                except ReadMiss as miss:
+                    yield miss.request
+                budget -= max(1, delta.walked - before)
+            if delta.settled():
+                delta.estimate.clear()
+
+    def _settle(self, delta: MemtableDelta, count: int) -> Iterator[None]:
+        table = delta.memtable.table
+        below = self.engine.get_below
+        for internal in list(islice(table, delta.walked, delta.walked + count)):
+            if internal[0] == keys.SPACE_RECORD and internal not in delta.noted:
+                old = is_live(self.floors, internal, below(delta.memtable, internal))
+                new = is_live(self.floors, internal, table[internal])
+                if new != old:
+                    add_to(delta.live, keys.key_db(internal), keys.key_slot(internal), new - old)
+                delta.noted[internal] = None
+            delta.walked += 1
+        yield None
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def total(self, db: int) -> int:
+        """Live keys of a stored database: exact when ``is_exact``, else the best estimate."""
+        total = 0
+        for sums in (self.runs, *(d.live for d in self.older), self.active.live):
+            cells = sums.get(db)
+            if cells is not None:
+                total += sum(cells)
+        for delta in self.older:
+            total += delta.estimate.get(db, 0)
+        rest = self.active.unsettled()
+        if rest > 0 and self.active.noted and db in self.active.live:
+            total += sum(self.active.live[db]) * rest // len(self.active.noted)
+        return max(0, total)
+
+    def in_slot(self, db: int, slot: int) -> int:
+        """Live keys of one slot of a stored database."""
+        total = 0
+        for sums in (self.runs, *(d.live for d in self.older), self.active.live):
+            cells = sums.get(db)
+            if cells is not None:
+                total += cells[slot]
+        return max(0, total)
+
+    def is_exact(self) -> bool:
+        """True when ``total`` is exact."""
+        return self.exact and self.unsettled() == 0
+
+    # -- saving and recounting ---------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Take the saved counts over; they are inexact unless they cover just the runs that were found."""
+        saved = self.engine.meta(META_NAME)
+        if saved is None:
+            self.exact = self.engine.newest_run() == 0
+        else:
+            data = json.loads(saved)
+            self.runs = unpack_sums(data["live"])
+            for db in self.floors.databases():
+                if self.floors.encode(db).hex() != data["floors"].get(str(db)):
+                    self.runs.pop(db, None)  # flushed since: all that the saved counts cover is gone
+            self.exact = bool(data["exact"]) and data["covers"] == self.engine.newest_run()
+        self.active = MemtableDelta(self.engine.memtable)
+        self.older = [MemtableDelta(memtable) for memtable in reversed(self.engine.immutables)]
+
+    def save_if_due(self) -> None:
+        """Put the run counts into a manifest edit of their own. About 1 ms, after a flush or a recount."""
+        if self._save_due:
+            self._save_due = False
+            data = {
+                "covers": self.engine.newest_run(),
+                "exact": self.exact,
+                "floors": self.floors.plain(),
+                "live": pack_sums(self.runs),
+            }
+            self.engine.set_meta(META_NAME, json.dumps(data).encode())
+            self.engine.save_meta()
+
+    def next_job(self) -> Job | None:
+        """A recount of all runs when the run counts are inexact and none is under way."""
+        if self.exact:
+            return None
+        job = self.engine.start_count({"floors": self.floors.plain()})
+        if job is not None:
+            self._floors_changed.clear()
+            self._job_covers = self.engine.newest_run()
+        return job
+
+    def on_job_done(self, job_id: int, result: dict[str, Any]) -> None:
+        """Install a recount, unless runs were added since it began: then it is to be done again."""
+        self.engine.end_count(job_id, failed=False)
+        if self.engine.newest_run() != self._job_covers:
+            return
+        self.runs = unpack_sums(result["live"])
+        for db in self._floors_changed:
+            self.runs.pop(db, None)
+        self.exact = True
+        self._save_due = True
+
+    def on_job_failed(self, job_id: int) -> None:
+        """Try again later."""
+        self.engine.end_count(job_id, failed=True)
+
+    def check_invariants(self) -> None:
+        """The noted keys are keys of their memtables."""
+        for delta in (*self.older, self.active):
+            assert delta.noted.keys() <= delta.memtable.table.keys()
+
+
+def pack_sums(sums: Sums) -> dict[str, str]:
+    return {
+        str(db): base64.b85encode(lz4.block.compress(cells.tobytes(), store_size=True)).decode()
+        for db, cells in sums.items()
+        if any(cells)
+    }
+
+
+def unpack_sums(data: dict[str, str]) -> Sums:
+    sums: Sums = {}
+    for db, text in data.items():
+        cells = array("q")
+        cells.frombytes(lz4.block.decompress(base64.b85decode(text)))
+        sums[int(db)] = cells
+    return sums
+

@@ -1,0 +1,66 @@
+"""Effects: what a data command does to the keyspace, as small immutable tuples.
+
+They are the unit of logging, replication and merging. The first item is the operation, the second the
+*stored* database number, the third the key:
+
+    (PUT, db, key, value, expire_at_ms)               a string; 0 = never expires
+    (DELETE, db, key)                                 a key of any type; no effect when it is absent
+    (EXPIRE, db, key, expire_at_ms)                   set (or with 0 clear) the expiry of an existing key of any type
+    (PUT_ELEMENT, db, key, kind, field, value, expire_at_ms)   one element of a collection, made if missing
+    (REMOVE_ELEMENT, db, key, field)                  one element; the last one takes the key with it
+    (FLUSH, db, b"")                                  everything in a database
+    (SWAP, db, b"", other_db)                         exchange two databases (logical numbers)
+
+Whether something was there is found out by ``keyspace.apply``, never told by the effect.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+PUT: Final = 0
+DELETE: Final = 1
+EXPIRE: Final = 2
+PUT_ELEMENT: Final = 3
+REMOVE_ELEMENT: Final = 4
+FLUSH: Final = 5
+SWAP: Final = 6
+
+Effect = tuple[Any, ...]
+Effects = tuple[Effect, ...] | list[Effect]
+NONE: Final[Effects] = ()
+
+
+def put(db: int, key: bytes, value: bytes, expire_at_ms: int = 0) -> Effect:
+    """A string value."""
+    return (PUT, db, key, value, expire_at_ms)
+
+
+def delete(db: int, key: bytes) -> Effect:
+    """The key goes, whatever its type."""
+    return (DELETE, db, key)
+
+
+def expire(db: int, key: bytes, expire_at_ms: int) -> Effect:
+    """A new expiry (0: none) for a key that exists."""
+    return (EXPIRE, db, key, expire_at_ms)
+
+
+def put_element(db: int, key: bytes, kind: int, field: bytes, value: bytes, expire_at_ms: int = 0) -> Effect:
+    """One element of a collection."""
+    return (PUT_ELEMENT, db, key, kind, field, value, expire_at_ms)
+
+
+def remove_element(db: int, key: bytes, field: bytes) -> Effect:
+    """One element goes."""
+    return (REMOVE_ELEMENT, db, key, field)
+
+
+def flush(db: int) -> Effect:
+    """All keys of a database go."""
+    return (FLUSH, db, b"")
+
+
+def swap(db: int, other: int) -> Effect:
+    """Two logical databases exchange their contents."""
+    return (SWAP, db, b"", other)

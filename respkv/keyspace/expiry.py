@@ -1,0 +1,72 @@
+"""Active expiry: works off the expiry index, oldest first, in slices.
+
+``expired_through_ms`` moves on as the index is worked off; entries at or below it are dead and compaction drops
+them. An entry whose record has meanwhile another expiry, or none, is passed over. Keys that a reader
+met after their time come first: they are put in the expired form at once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from respkv.base.errors import BlockRequest, ReadMiss
+from respkv.keyspace import keys
+
+if TYPE_CHECKING:
+    from respkv.keyspace.apply import Applier
+
+
+class ExpiryDuty:
+    """The expiry worker of one keyspace. ``run`` may be called as often as one likes."""
+
+    __slots__ = ("_position", "applier", "lag_ms")
+
+    def __init__(self, applier: Applier) -> None:
+        self.applier = applier
+        #: index key from which the interrupted scan goes on
+        self._position: bytes | None = None
+        self.lag_ms = 0
+
+    def sighted(self) -> BlockRequest | None:
+        """Expire what readers met after its time; a block to fetch first, or None."""
+        keyspace = self.applier.keyspace
+        for internal in list(keyspace.sighted):
+            try:
+                self.applier.expire_now(internal)
+            except ReadMiss as miss:
+                return miss.request
+            del keyspace.sighted[internal]
+        return None
+
+    def run(self, limit: int) -> tuple[bool, BlockRequest | None]:
+        """Work off up to ``limit`` index entries: (there is more, a block to fetch before the next call)."""
+        keyspace = self.applier.keyspace
+        engine, now = keyspace.engine, keyspace.now_ms
+        start = self._position or keys.expiry_bound(keyspace.expired_through_ms)
+        entries: list[bytes] = []
+        try:
+            for entry, _ in engine.scan(start, keys.expiry_bound(now + 1)):
+                entries.append(entry)
+                if len(entries) == limit:
+                    break
+            for entry in entries:
+                self._expire(entry)
+                self._position = keys.after(entry)
+        except ReadMiss as miss:
+            return True, miss.request
+        if len(entries) == limit:
+            keyspace.expired_through_ms = max(keyspace.expired_through_ms, keys.expiry_parts(entries[-1])[0] - 1)
+            self.lag_ms = max(0, now - keyspace.expired_through_ms)
+            return True, None
+        keyspace.expired_through_ms = max(keyspace.expired_through_ms, now)
+        self._position = None
+        self.lag_ms = 0
+        return False, None
+
+    def _expire(self, entry: bytes) -> None:
+        expire_at_ms, internal = keys.expiry_parts(entry)
+        if internal[0] == keys.SPACE_RECORD:
+            record = self.applier.keyspace.record(internal)
+            if record is None or expire_at_ms != int.from_bytes(record[11:19], "big"):
+                return
+        self.applier.expire_now(internal)

@@ -1,0 +1,319 @@
+"""The keyspace: typed keys over the engine. It finds rows; ``apply`` changes them.
+
+One ``Keyspace`` a node. It owns the row cache's contents, the map of databases, the flush floors, the key
+counts and the list of keys seen expired. It never reads a clock: ``begin`` brings the time, once per cycle.
+
+Reads may raise ``ReadMiss`` (nothing has changed; run again once the block is there) or
+``CorruptionError``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from respkv.base.ids import HASH, STRING
+from respkv.base.slots import slot_of
+from respkv.causality.hlc import HybridClock
+from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, Record, decode, encode
+from respkv.keyspace import keys
+from respkv.keyspace.counts import KeyCounts
+from respkv.keyspace.floors import META_PREFIX, FlushFloors
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry
+from respkv.keyspace.scan import CursorTable
+from respkv.storage.row_cache import RowCache
+
+if TYPE_CHECKING:
+    from respkv.storage.engine import Engine
+
+_DATABASES: Final = keys.meta_key(b"databases")
+_CEILING: Final = keys.meta_key(b"hlc-ceiling")
+_EXPIRED_THROUGH: Final = keys.meta_key(b"expired-through")
+
+
+class Keyspace:
+    """Rows by (stored database, user key), live ones only.
+
+    ``touched`` is called with (stored db, key) after a change, key None for the whole database; ``watching``
+    says whether anybody wants it.
+    """
+
+    __slots__ = (
+        "_ceiling_written",
+        "_prefixes",
+        "cache",
+        "clock",
+        "counts",
+        "cursors",
+        "databases",
+        "engine",
+        "expired_keys",
+        "expired_through_ms",
+        "floors",
+        "hits",
+        "misses",
+        "now_ms",
+        "sighted",
+        "stored",
+        "touched",
+        "watching",
+    )
+
+    def __init__(self, engine: Engine, clock: HybridClock, *, databases: int, row_cache_bytes: int) -> None:
+        self.engine = engine
+        self.clock = clock
+        self.cache = RowCache(row_cache_bytes)
+        self.floors = FlushFloors()
+        self.counts = KeyCounts(engine, self.floors)
+        self.cursors = CursorTable()
+        self.databases = databases
+        #: logical database number -> stored one
+        self.stored = list(range(databases))
+        self.now_ms = 0
+        self.expired_through_ms = 0
+        self.expired_keys = 0
+        self.hits = 0
+        self.misses = 0
+        #: internal keys met after their time, to be put in the expired form when the cycle ends
+        self.sighted: dict[bytes, None] = {}
+        self.touched: Callable[[int, bytes | None], None] | None = None
+        self.watching = False
+        self._prefixes: dict[int, list[bytes]] = {}
+        self._ceiling_written = 0
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Read the local facts (databases, floors, marks, clock ceiling) after the engine has opened."""
+        for internal, record in self.engine.scan(bytes((keys.SPACE_META,)), bytes((keys.SPACE_META + 1,))):
+            name, body = internal[1:], record[BODY_AT:]
+            if name.startswith(META_PREFIX):
+                self.floors.decode(int.from_bytes(name[len(META_PREFIX) :], "big"), body)
+            elif internal == _DATABASES:
+                stored = [int.from_bytes(body[at : at + 2], "big") for at in range(0, len(body), 2)]
+                self.stored[: len(stored)] = stored[: self.databases]
+            elif internal == _EXPIRED_THROUGH:
+                self.expired_through_ms = int.from_bytes(body, "big")
+            elif internal == _CEILING:
+                ceiling = int.from_bytes(body, "big")
+                self.clock.last = max(self.clock.last, ceiling)
+                self.clock.raise_ceiling(ceiling)
+        self.counts.load()
+
+    def begin(self, wall_ms: int) -> None:
+        """A cycle starts at ``wall_ms``. Time never goes backwards for the keyspace."""
+        if wall_ms > self.now_ms:
+            self.now_ms = wall_ms
+        wall = self.now_ms << 16
+        if wall > self.clock.last:
+            self.clock.last = wall
+
+    # -- stamps and local facts --------------------------------------------------------------------
+
+    def stamp(self) -> bytes:
+        """A fresh stamp, greater than all before it."""
+        clock = self.clock
+        clock.last += 1
+        return clock.last.to_bytes(8, "big") + clock.node.to_bytes(2, "big")
+
+    def put_meta(self, internal: bytes, body: bytes) -> None:
+        """Log a local fact."""
+        self.engine.put(internal, encode(STRING, self.stamp(), body))
+
+    def write_ceiling(self) -> int:
+        """Log the clock's next ceiling; the caller tells the clock once it is durable."""
+        ceiling = self.clock.wanted_ceiling(self.now_ms)
+        self.put_meta(_CEILING, ceiling.to_bytes(8, "big"))
+        return ceiling
+
+    def write_exact_clock(self) -> None:
+        """Clean stop: the next start goes on right after the last stamp."""
+        self.put_meta(_CEILING, (self.clock.last + 2).to_bytes(8, "big"))
+
+    def write_floor(self, db: int) -> None:
+        """Log the floors of a stored database."""
+        self.put_meta(keys.meta_key(META_PREFIX + db.to_bytes(2, "big")), self.floors.encode(db))
+
+    def write_databases(self) -> None:
+        """Log the map of databases."""
+        self.put_meta(_DATABASES, b"".join(number.to_bytes(2, "big") for number in self.stored))
+
+    def write_expired_through(self) -> None:
+        """Log how far the expiry index has been worked off."""
+        self.put_meta(_EXPIRED_THROUGH, self.expired_through_ms.to_bytes(8, "big"))
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def prefixes(self, db: int) -> list[bytes]:
+        """Internal-key prefixes of a stored database, by slot."""
+        table = self._prefixes.get(db)
+        if table is None:
+            table = self._prefixes[db] = keys.record_prefixes(db)
+        return table
+
+    def internal(self, db: int, key: bytes) -> bytes:
+        """The internal key of a user key."""
+        return self.prefixes(db)[slot_of(key)] + key
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def row(self, db: int, key: bytes) -> Row | None:
+        """The live row of a key; None when it is absent or its time has come."""
+        row: Row | None = self.cache.get(db, key)
+        if row is None:
+            row = self._load(db, key)
+        if row is None or type(row) is bytes:
+            return row
+        expire_at_ms = row.expire_at_ms  # type: ignore[union-attr]
+        if expire_at_ms and expire_at_ms <= self.now_ms:
+            self.sighted[self.internal(db, key)] = None
+            return None
+        return row
+
+    def record(self, internal: bytes) -> bytes | None:
+        """The record of a key as stored, None when it is absent; a record past its time is returned."""
+        record = self.engine.get(internal)
+        if record is None or not record[0] & TYPE_MASK:
+            return None
+        stamp = record[1:BODY_AT]
+        if stamp <= self.floors.highest and self.floors.hides(
+            keys.key_slot(internal), keys.key_db(internal), stamp
+        ):
+            return None
+        return record
+
+    def _load(self, db: int, key: bytes) -> Row | None:
+        internal = self.prefixes(db)[slot_of(key)] + key
+        record = self.record(internal)
+        if record is None:
+            return None
+        row = self.build_row(internal, record)
+        self.cache.put(db, key, row)
+        return row
+
+    def build_row(self, internal: bytes, record: bytes) -> Row:
+        """The row of a live record."""
+        if record[0] & TYPE_MASK == STRING:
+            if record[0] & HAS_EXPIRY:
+                body = record[EXPIRING_BODY_AT:]
+                return TimedString(
+                    b"$%d\r\n%b\r\n" % (len(body), body), int.from_bytes(record[11:EXPIRING_BODY_AT], "big")
+                )
+            body = record[BODY_AT:]
+            return b"$%d\r\n%b\r\n" % (len(body), body)
+        parts = decode(record)
+        assert parts.kind == HASH, f"record type {parts.kind} has no row"
+        return self._build_hash(internal, parts)
+
+    def _build_hash(self, internal: bytes, parts: Record) -> HashRow:
+        row = HashRow(
+            internal=internal,
+            prefix=keys.element_prefix(internal),
+            floor=parts.body[:10],
+            expire_at_ms=parts.expire_at_ms,
+        )
+        counted = self.engine.get(keys.count_key(internal))
+        if counted is not None and counted[1:BODY_AT] > row.floor:
+            row.count = int.from_bytes(counted[BODY_AT : BODY_AT + 8], "big")
+            row.count_stamp = counted[1:BODY_AT]
+        else:
+            row.count = sum(1 for _ in self.stored_elements(row))
+        return row
+
+    # -- elements ----------------------------------------------------------------------------------
+
+    def element(self, db: int, key: bytes, row: HashRow, field: bytes) -> FieldEntry | None:
+        """One element as it physically exists, expired or not; None when it does not."""
+        entry = row.fields.get(field)
+        if entry is not None or row.complete:
+            return entry
+        record = self.engine.get(row.prefix + field)
+        if record is None or not record[0] & TYPE_MASK or record[1:BODY_AT] <= row.floor:
+            return None
+        entry = _field_entry(record)
+        self.keep_field(db, key, row, field, entry)
+        return entry
+
+    def keep_field(self, db: int, key: bytes, row: HashRow, field: bytes, entry: FieldEntry) -> None:
+        """Remember an element in its row."""
+        old = row.fields.get(field)
+        row.fields[field] = entry
+        delta = field_charge(field, entry) - (field_charge(field, old) if old is not None else 0)
+        self.cache.adjust(db, key, row, delta)
+
+    def drop_field(self, db: int, key: bytes, row: HashRow, field: bytes) -> None:
+        """Forget an element of a row."""
+        old = row.fields.pop(field, None)
+        if old is not None:
+            self.cache.adjust(db, key, row, -field_charge(field, old))
+
+    def trim(self, db: int, key: bytes, row: HashRow) -> None:
+        """Forget the fields of a row that takes more than an eighth of the cache."""
+        if row.charge > self.cache.capacity // 8:
+            before = row.charge
+            delta = row.forget_fields()
+            row.charge = before  # adjust applies the change itself
+            self.cache.adjust(db, key, row, delta)
+
+    def stored_elements(self, row: HashRow, start: bytes = b"") -> Iterator[tuple[bytes, FieldEntry]]:
+        """Elements that physically exist from ``start`` on, in order, from the engine. May raise ReadMiss."""
+        prefix, size = row.prefix, len(row.prefix)
+        for internal, record in self.engine.scan(prefix + start, keys.prefix_end(prefix)):
+            if record[0] & TYPE_MASK and record[1:BODY_AT] > row.floor:
+                yield internal[size:], _field_entry(record)
+
+    def load_fields(self, db: int, key: bytes, row: HashRow) -> None:
+        """Make ``row`` complete. An interrupted load (ReadMiss) goes on where it stopped."""
+        if row.complete:
+            return
+        start = b"" if row.loaded_to is None else keys.after(row.loaded_to)
+        added = 0
+        fields = row.fields
+        try:
+            for field, entry in self.stored_elements(row, start):
+                if field not in fields:
+                    fields[field] = entry
+                    added += field_charge(field, entry)
+                row.loaded_to = field
+        finally:
+            self.cache.adjust(db, key, row, added)
+        row.complete = True
+        row.loaded_to = None
+
+    def live_fields(self, db: int, key: bytes, row: HashRow) -> list[tuple[bytes, FieldEntry]]:
+        """All elements whose time has not come, in order."""
+        self.load_fields(db, key, row)
+        now = self.now_ms
+        live = []
+        for field in sorted(row.fields):
+            entry = row.fields[field]
+            if type(entry) is bytes or entry[1] > now:
+                live.append((field, entry))
+            else:
+                self.sighted[row.prefix + field] = None
+        return live
+
+    def live_element(self, db: int, key: bytes, row: HashRow, field: bytes) -> FieldEntry | None:
+        """One element, None when it is absent or its time has come."""
+        entry = self.element(db, key, row, field)
+        if entry is None or type(entry) is bytes:
+            return entry
+        if field_expiry(entry) <= self.now_ms:
+            self.sighted[row.prefix + field] = None
+            return None
+        return entry
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics."""
+        return {
+            "hits": self.hits,
+            "misses": self.misses,
+            "expired_keys": self.expired_keys,
+            **{f"row_cache_{name}": value for name, value in self.cache.stats().items()},
+        }
+
+
+def _field_entry(record: bytes) -> FieldEntry:
+    if record[0] & HAS_EXPIRY:
+        return record[EXPIRING_BODY_AT:], int.from_bytes(record[11:EXPIRING_BODY_AT], "big")
+    return record[BODY_AT:]

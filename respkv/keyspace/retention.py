@@ -1,0 +1,76 @@
+"""Retention: which records a compaction may leave out.
+
+Made in the worker process from plain data (``plain``), since a callable never crosses a process. A record that is
+the newest of its key in the merged runs is dropped only when nothing older can come to light through that:
+
+* expiry-index entries at or below ``expired_through_ms``: worked off, always;
+* records and elements at or below their flush floor: always;
+* tombstones and expired forms below the purge watermark: when no older run may hold the key. (A record past its
+  time is never dropped for that alone: the expired form that the expiry duty puts above it replaces it in the
+  merge, and the key counts describe what is in the runs);
+* elements and counts that the newest metadata *in the files of the version* hides (floors only grow, so a
+  stale one is safe): always, since metadata that hides them stays; a collection's tombstone goes only with
+  the oldest run, in which case its elements are in the same job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from respkv.base.ids import STRING
+from respkv.causality.record import BODY_AT, TYPE_MASK, decode
+from respkv.keyspace import keys
+from respkv.keyspace.floors import FlushFloors
+
+Lookup = Callable[[bytes], bytes | None]
+Keep = Callable[[bytes, bytes, Callable[[bytes], bool]], bool]
+
+
+def plain(floors: FlushFloors, *, expired_through_ms: int, purge_below: bytes) -> dict[str, Any]:
+    """What ``make_keep`` needs, as JSON-able data."""
+    return {
+        "floors": floors.plain(),
+        "expired_through_ms": expired_through_ms,
+        "purge_below": purge_below.hex(),
+    }
+
+
+def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
+    """``keep(key, record, older_may_hold)`` for one compaction job. ``lookup`` reads the version's runs."""
+    floors = FlushFloors.from_plain(data["floors"])
+    expired_through_ms: int = data["expired_through_ms"]
+    purge_below = bytes.fromhex(data["purge_below"])
+    highest = floors.highest
+    owner_internal = b""
+    owner_record: bytes | None = None
+
+    def hidden(owner: bytes, stamp: bytes) -> bool:
+        """True when the owner's newest metadata hides what has this stamp. Neighbours share an owner."""
+        nonlocal owner_internal, owner_record
+        if owner != owner_internal:
+            owner_internal, owner_record = owner, lookup(owner)
+        if owner_record is None:
+            return False
+        parts = decode(owner_record)
+        if parts.kind in (0, STRING):
+            return stamp <= parts.stamp
+        return stamp <= parts.body[:10]
+
+    def keep(key: bytes, record: bytes, older_may_hold: Callable[[bytes], bool]) -> bool:
+        space = key[0]
+        if space == keys.SPACE_EXPIRY:
+            return int.from_bytes(key[1:9], "big") > expired_through_ms
+        if space == keys.SPACE_META:
+            return True
+        stamp = record[1:BODY_AT]
+        if stamp <= highest and floors.hides(keys.key_slot(key), keys.key_db(key), stamp):
+            return False
+        if space == keys.SPACE_ELEMENT:
+            if hidden(keys.element_owner(key)[0], stamp):
+                return False
+        elif space == keys.SPACE_COUNT and hidden(b"\x01" + key[1:], stamp):
+            return False
+        return record[0] & TYPE_MASK != 0 or stamp >= purge_below or older_may_hold(key)
+
+    return keep

@@ -1,0 +1,114 @@
+"""Rows: keys as the row cache holds them, ready for commands.
+
+A string without expiry is its finished reply, ``b"$3\\r\\nabc\\r\\n"``, so that a cached GET is one lookup and one
+append. Everything else is one of the classes below. ``charge`` is the row's size in bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from respkv.base.ids import HASH, STRING, TOMBSTONE
+
+#: A field of a hash: its value, or (value, expire_at_ms) when it expires.
+FieldEntry: TypeAlias = bytes | tuple[bytes, int]
+
+_FIELD_OVERHEAD: Final = 150
+_ROW_OVERHEAD: Final = 500
+
+
+class TimedString:
+    """A string that expires: its finished reply and the time."""
+
+    __slots__ = ("charge", "expire_at_ms", "reply")
+
+    def __init__(self, reply: bytes, expire_at_ms: int) -> None:
+        self.reply = reply
+        self.expire_at_ms = expire_at_ms
+        self.charge = len(reply) + 64
+
+
+class HashRow:
+    """A hash: its metadata, its count and the fields known so far.
+
+    ``fields`` holds what was read or written lately; with ``complete`` it holds every element that physically exists,
+    expired ones included. ``loaded_to`` is where an interrupted load of all fields goes on.
+    """
+
+    __slots__ = (
+        "charge",
+        "complete",
+        "count",
+        "count_stamp",
+        "expire_at_ms",
+        "fields",
+        "floor",
+        "internal",
+        "loaded_to",
+        "prefix",
+    )
+
+    def __init__(self, *, internal: bytes, prefix: bytes, floor: bytes, expire_at_ms: int) -> None:
+        self.internal = internal
+        self.prefix = prefix
+        self.floor = floor
+        self.expire_at_ms = expire_at_ms
+        self.count = 0
+        self.count_stamp = floor
+        self.fields: dict[bytes, FieldEntry] = {}
+        self.complete = False
+        self.loaded_to: bytes | None = None
+        self.charge = _ROW_OVERHEAD + len(internal) + len(prefix)
+
+    def forget_fields(self) -> int:
+        """Drop the cached fields of a row that grew too large; the change of charge."""
+        old = self.charge
+        self.fields = {}
+        self.complete = False
+        self.loaded_to = None
+        self.charge = _ROW_OVERHEAD + len(self.internal) + len(self.prefix)
+        return self.charge - old
+
+    def __repr__(self) -> str:
+        return f"<HashRow {self.internal[5:]!r} count={self.count} complete={self.complete}>"
+
+
+Row: TypeAlias = bytes | TimedString | HashRow
+
+
+def row_kind(row: Row | None) -> int:
+    """The record type of a row, TOMBSTONE for None."""
+    if row is None:
+        return TOMBSTONE
+    return HASH if type(row) is HashRow else STRING
+
+
+def row_expiry(row: Row) -> int:
+    """Absolute expiry in ms, 0 for none."""
+    return 0 if type(row) is bytes else row.expire_at_ms  # type: ignore[union-attr]
+
+
+def reply_of_string(row: Row) -> bytes:
+    """The finished bulk reply of a string row."""
+    return row if type(row) is bytes else row.reply  # type: ignore[union-attr]
+
+
+def value_of_string(row: Row) -> bytes:
+    """The value of a string row."""
+    reply = row if type(row) is bytes else row.reply  # type: ignore[union-attr]
+    return reply[reply.index(b"\n") + 1 : -2]
+
+
+def field_value(entry: FieldEntry) -> bytes:
+    """The value of a field entry."""
+    return entry if type(entry) is bytes else entry[0]  # type: ignore[return-value]
+
+
+def field_expiry(entry: FieldEntry) -> int:
+    """The expiry of a field entry, 0 for none."""
+    return 0 if type(entry) is bytes else entry[1]
+
+
+def field_charge(field: bytes, entry: FieldEntry) -> int:
+    """What one cached field costs in bytes."""
+    return _FIELD_OVERHEAD + len(field) + len(field_value(entry))
