@@ -1,0 +1,1 @@
+"""Clients that show a server's answers unchanged, and a real Redis to compare with."""

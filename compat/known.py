@@ -1,0 +1,37 @@
+"""Where respkv means to answer otherwise than Redis 7.0, each with its reason.
+
+``EXPECTED``: by case, a part of the line that describes the difference, and why. ``meant`` judges single replies,
+for random sequences.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from compat.clients.raw import Frame
+
+EXPECTED: Final[dict[str, dict[str, str]]] = {}
+
+# OBJECT ENCODING tells the form that Redis would choose for a value of this size; Redis itself says "raw" of a string
+# that was changed in place, however short, and "embstr" of a number made by INCRBYFLOAT.
+
+#: Commands whose arguments respkv judges before it looks at the key, and Redis 7.0 only when the key is there and of
+#: the right type. BITCOUNT and BITPOS do as respkv from Redis 7.2 on.
+ARGUMENTS_FIRST: Final = frozenset({b"BITCOUNT", b"BITPOS", b"HSCAN", b"LCS"})
+_OF_ABSENT_KEYS: Final = (
+    Frame(":", b"0"),
+    Frame(":", b"-1"),
+    Frame("*", [Frame("$", b"0"), Frame("*", [])]),
+)
+_WRONG_TYPES: Final = (b"WRONGTYPE ", b"ERR The specified keys must contain string values")
+
+
+def meant(name: bytes, ours: Frame, theirs: Frame) -> bool:
+    """Whether a difference between two replies to the command ``name`` (upper case) is meant to be."""
+    if name == b"OBJECT ENCODING":
+        return theirs.value in (b"raw", b"embstr") and ours.value in (b"int", b"embstr")
+    if name not in ARGUMENTS_FIRST or not ours.is_error() or not ours.value.startswith(b"ERR "):
+        return False
+    if theirs.is_error():
+        return bool(theirs.value.startswith(_WRONG_TYPES))
+    return theirs in _OF_ABSENT_KEYS

@@ -1,0 +1,453 @@
+"""Dispatch: one request in, one reply out; and the loop that runs a connection's requests.
+
+``run_batch`` is the hot loop. It treats exactly ``GET key`` and ``SET key value`` apart while the session and
+the node are *plain* (authenticated, no MULTI, no subscription, no MONITOR, no WATCH, no pause, writes allowed
+...), runs other data commands of a plain session by ``_run_quick``, and hands everything else to ``execute``:
+look-up, checks, view, handler, effects. The fast path ends in the same primitives as ``keyspace.apply``; a
+test demands equal replies, log bytes and counters of both.
+
+A request that cannot finish now (a block is not in memory, a walk is over its budget, clients are paused)
+becomes a ``Pending``; the connection's later requests wait behind it.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Callable
+from typing import Any, Final
+
+from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
+from respkv.base.limits import COMMANDS_PER_TURN, WALK_STEPS_PER_TURN
+from respkv.commands.session import Pending, Server, Session
+from respkv.commands.spec import CommandSpec, Flag, Form
+from respkv.commands.table import CommandTable, subcommand
+from respkv.keyspace.apply import Applier
+from respkv.keyspace.keyspace import Keyspace
+from respkv.keyspace.view import View
+from respkv.metrics.registry import CommandStats, Registry
+from respkv.resp import errors
+from respkv.resp.reply import OK, QUEUED, encode, error
+from respkv.resp.request import RequestParser
+from respkv.storage.write_batch import pack_lengths
+
+#: handler, least and most words, figures, row
+Quick = tuple[Callable[..., Any], int, int, CommandStats, CommandSpec]
+Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
+
+_RUN_IN_MULTI: Final = frozenset({"exec", "discard", "multi", "watch", "quit", "reset"})
+_IN_PUBSUB: Final = frozenset(
+    {"subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe", "ping", "quit", "reset"}
+)
+
+
+class Dispatcher:
+    """Runs requests of all sessions of one node.
+
+    ``plain`` is False while something forbids the fast path for everybody. ``refusal`` is the error reply that
+    writes get, or None.
+    """
+
+    __slots__ = (
+        "_direct",
+        "_get_stats",
+        "_quick",
+        "_set_stats",
+        "applier",
+        "fetch",
+        "keyspace",
+        "limit_bytes",
+        "plain",
+        "refusal",
+        "registry",
+        "server",
+        "table",
+    )
+
+    def __init__(
+        self,
+        *,
+        table: CommandTable,
+        keyspace: Keyspace,
+        applier: Applier,
+        registry: Registry,
+        server: Server,
+        fetch: Fetch,
+        limit_bytes: int,
+    ) -> None:
+        self.table = table
+        self.keyspace = keyspace
+        self.applier = applier
+        self.registry = registry
+        self.server = server
+        self.fetch = fetch
+        self.limit_bytes = limit_bytes
+        self.plain = True
+        self.refusal: bytes | None = None
+        self._get_stats = registry.command("get")
+        self._set_stats = registry.command("set")
+        self._quick = self._quick_table()
+        #: False when GET or SET goes by another name
+        self._direct = all(table.lookup(word) is not None for word in (b"get", b"set"))
+
+    def _quick_table(self) -> dict[bytes, Quick]:
+        """Data commands without subcommands, by their word in lower and upper case."""
+        quick: dict[bytes, Quick] = {}
+        for word, spec in self.table.words():
+            if spec.form is Form.DATA and not spec.subcommands and spec.handler is not None:
+                most = spec.arity if spec.arity > 0 else 1 << 31
+                entry = (spec.handler, abs(spec.arity), most, self.registry.command(spec.name), spec)
+                quick[word] = quick[word.upper()] = entry
+        return quick
+
+    # -- the hot loop ------------------------------------------------------------------------------
+
+    def run_batch(  # HOT: get_set_pipeline
+        self, session: Session, parser: RequestParser, out: list[bytes]
+    ) -> Pending | None:
+        """Run the requests of ``parser`` until it has no more or the budget is used.
+
+        Replies are appended to ``out``. Returns the pending request that stopped the loop, if one did.
+        """
+        keyspace = self.keyspace
+        clock = keyspace.clock
+        node = clock.node.to_bytes(2, "big")
+        append, quick = out.append, self._quick.get
+        reads = writes = 0
+        budget = COMMANDS_PER_TURN
+        pending: Pending | None = None
+        gets = parser.gets
+        argv: Any = None
+        while argv is not False:
+            # Everything the fast path holds in locals is fetched anew after each request of the general path.
+            fast = session.plain and self.plain
+            direct = fast and self._direct
+            db = keyspace.stored[session.db]
+            rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
+            prefixes = keyspace.prefixes(db)
+            table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
+            highest = keyspace.floors.highest
+            last, grown = clock.last, 0
+            argv = False
+            while budget > 0:
+                argv = gets()
+                if argv is False:
+                    break
+                budget -= 1
+                if direct:
+                    size = len(argv)
+                    if size == 2:
+                        if (argv[0] == b"GET" or argv[0] == b"get") and argv[1].__class__ is bytes:
+                            row = rows.get(argv[1])
+                            if row.__class__ is bytes:
+                                append(row)
+                                reads += 1
+                                continue
+                    elif size == 3 and (argv[0] == b"SET" or argv[0] == b"set"):
+                        _, key, value = argv
+                        if key.__class__ is bytes and value.__class__ is bytes and b"{" not in key:
+                            row = rows.get(key)
+                            if row.__class__ is bytes:
+                                new = b"$%d\r\n%b\r\n" % (len(value), value)
+                                rows[key] = new
+                                grown += len(new) - len(row)
+                                internal = prefixes[crc_hqx(key, 0) & 16383] + key
+                            elif row is None and not (old_rows and key in old_rows):
+                                internal = prefixes[crc_hqx(key, 0) & 16383] + key
+                                old = table.get(internal)
+                                if old is not None and (not old[0] & 15 or old[1:11] <= highest):
+                                    self.applier.revive(internal, old)
+                            else:
+                                break
+                            last += 1
+                            record = b"\x01" + last.to_bytes(8, "big") + node + value
+                            table[internal] = record
+                            batch += (pack_lengths(len(record), len(internal)), internal, record)
+                            append(OK)
+                            writes += 1
+                            continue
+                break
+            else:
+                argv = False  # what is left runs in the next turn
+            clock.last = last
+            if grown:
+                keyspace.cache.grow(grown)
+            if argv is False or not parser.check(argv):
+                break
+            if argv:
+                pending = self._run_one(session, argv, fast, db, append, quick)
+                if pending is not None or session.closing:
+                    break
+                if not fast and session.authenticated:
+                    parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
+        if reads or writes:
+            self._count_fast(session, reads, writes)
+        return pending
+
+    def _run_one(
+        self,
+        session: Session,
+        argv: list[bytes],
+        fast: bool,
+        db: int,
+        append: Callable[[bytes], None],
+        quick: Callable[[bytes], Quick | None],
+    ) -> Pending | None:
+        entry = quick(argv[0]) if fast else None
+        if entry is not None and entry[1] <= len(argv) <= entry[2]:
+            reply = self._run_quick(session, argv, entry, db)
+        else:
+            reply = self.execute(session, argv)
+        if reply.__class__ is bytes:
+            append(reply)
+            return None
+        return reply  # type: ignore[return-value]
+
+    def _count_fast(self, session: Session, reads: int, writes: int) -> None:
+        session.commands += reads + writes
+        session.last_command = "set" if writes else "get"
+        self.keyspace.hits += reads
+        self.keyspace.cache.hits += reads
+        self.registry.count_fast(self._get_stats, reads)
+        self.registry.count_fast(self._set_stats, writes)
+
+    def _run_quick(  # HOT: incr
+        self, session: Session, argv: list[bytes], entry: Quick, db: int
+    ) -> bytes | Pending | None:
+        """A data command of a plain session on a plain node: nothing of what ``_admit`` asks can be in its way."""
+        handler, _, _, stats, spec = entry
+        registry, keyspace, clock_us = self.registry, self.keyspace, self.server.clock.monotonic_us
+        started_us = clock_us()
+        session.last_command = spec.name
+        session.commands += 1
+        try:
+            reply, effects = handler(argv, View(keyspace, db, self.server.rng, self.limit_bytes))
+            if effects:
+                self.applier.apply(effects)
+        except (CommandError, CorruptionError, ReadMiss) as reason:
+            return self._call_failed(session, spec, argv, reason, clock_us() - started_us)
+        took_us = clock_us() - started_us
+        registry.commands_processed += 1
+        stats.calls += 1
+        stats.usec += took_us
+        if registry.latency_tracking:
+            stats.histogram.record(took_us)
+        if took_us >= self.server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
+            self.server.slow_command(session, argv, took_us)
+        return reply if reply.__class__ is bytes else encode(reply, session.proto)
+
+    def _call_failed(
+        self, session: Session, spec: CommandSpec, argv: list[bytes], reason: Exception, took_us: int
+    ) -> bytes | Pending:
+        if isinstance(reason, ReadMiss):
+            self.registry.count_call(spec.name, took_us, None)
+            return self._wait_for_block(session, spec, argv, reason.request)
+        reply = self._error_of(reason)
+        self.registry.count_call(spec.name, took_us, reply)
+        return reply
+
+    def _error_of(self, reason: Exception) -> bytes:
+        """The error reply for what a command raised."""
+        if isinstance(reason, CommandError):
+            return reason.reply
+        self.server.log("warning", f"stored data is damaged: {reason}")
+        return errors.CORRUPT
+
+    # -- one request -------------------------------------------------------------------------------
+
+    def execute(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
+        """Run one request: finished bytes, a Pending, or None when the client wants no reply."""
+        skip = session.skip_next
+        if skip:
+            session.skip_next = False
+            session.recompute_plain()
+        reply = self._admit(session, argv)
+        if reply.__class__ is Pending:
+            return reply
+        if skip or session.reply_mode != "on":
+            return None
+        return reply
+
+    def _admit(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
+        spec = self.table.lookup(argv[0])
+        mistake: bytes | None = None
+        if spec is None:
+            mistake = errors.unknown_command(argv)
+        else:
+            if spec.subcommands and len(argv) > 1:
+                container, spec = spec, subcommand(spec, argv[1])
+                if spec is None:
+                    mistake = errors.unknown_subcommand(container.name, argv[1])
+            if spec is not None and (spec.handler is None or not spec.fits(len(argv))):
+                mistake = errors.wrong_arity(spec.name)
+        if mistake is not None or spec is None:
+            return self._reject(session, spec, mistake or b"")
+        if not session.authenticated and not spec.flags & Flag.NO_AUTH:
+            return self._reject(session, spec, errors.NO_AUTH)
+        session.last_command = spec.name
+        session.commands += 1
+        flags = spec.flags
+        if session.multi is not None and spec.name not in _RUN_IN_MULTI:
+            return self._queue(session, spec, argv)
+        if session.proto == 2 and (session.channels or session.patterns) and spec.name not in _IN_PUBSUB:
+            return self._reject(
+                session,
+                spec,
+                error(
+                    b"ERR Can't execute '%b': only (P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE / PING / QUIT / RESET are"
+                    b" allowed in this context" % spec.name.encode()
+                ),
+            )
+        if flags & Flag.WRITE and self.refusal is not None and not _frees_space(spec):
+            return self._reject(session, spec, self.refusal)
+        if self.server.pause_mode and self._paused(spec):
+            return self._wait_for_unpause(session, argv)
+        if self.server.monitors and not flags & Flag.SKIP_MONITOR and not flags & Flag.ADMIN:
+            self.server.feed_monitors(session, argv)
+        return self._call(session, spec, argv)
+
+    def _reject(self, session: Session, spec: CommandSpec | None, reply: bytes) -> bytes:
+        if session.multi is not None:
+            session.multi_error = True
+        self.registry.reject(spec.name if spec is not None else None, reply)
+        return reply
+
+    def _queue(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes:
+        assert session.multi is not None
+        if spec.flags & Flag.NO_MULTI:
+            return self._reject(session, spec, errors.NOT_IN_MULTI)
+        if spec.flags & Flag.WRITE and self.refusal is not None and not _frees_space(spec):
+            return self._reject(session, spec, self.refusal)
+        session.multi.append(argv)
+        session.multi_bytes += sum(map(len, argv))
+        return QUEUED
+
+    def _call(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
+        clock = self.server.clock
+        started_us = clock.monotonic_us()
+        reply: bytes | Pending | None
+        try:
+            reply = self._run(session, spec, argv)
+        except (CommandError, CorruptionError) as reason:
+            reply = self._error_of(reason)
+        except ReadMiss as miss:
+            reply = self._wait_for_block(session, spec, argv, miss.request)
+        took_us = clock.monotonic_us() - started_us
+        failed = reply.__class__ is bytes and reply[:1] == b"-"
+        self.registry.count_call(spec.name, took_us, reply if failed else None)  # type: ignore[arg-type]
+        if took_us >= self.server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
+            self.server.slow_command(session, argv, took_us)
+        return reply
+
+    def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
+        handler = spec.handler
+        assert handler is not None
+        if spec.form is Form.DATA:
+            keyspace = self.keyspace
+            view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
+            reply, effects = handler(argv, view)
+            if effects:
+                self.applier.apply(effects)
+            return encode(reply, session.proto)
+        if spec.form is Form.SESSION:
+            answer = handler(argv, session)
+            if answer is None or answer.__class__ is Pending:
+                return answer
+            return encode(answer, session.proto)
+        return self._walk(session, spec, argv)
+
+    # -- requests that take longer -----------------------------------------------------------------
+
+    def _walk(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
+        assert spec.handler is not None
+        keyspace = self.keyspace
+        view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
+        walk = spec.handler(argv, view)
+        pending: Pending | None = None
+
+        def go_on() -> bytes | None:
+            for _ in range(WALK_STEPS_PER_TURN):
+                try:
+                    request = next(walk)
+                except StopIteration as end:
+                    return encode(end.value[0], session.proto)
+                except (CommandError, CorruptionError) as reason:
+                    return self._error_of(reason)
+                if request is not None:
+                    self.fetch([request], step)
+                    return None
+            self.server.after_us(0, step)
+            return None
+
+        def step() -> None:
+            assert pending is not None
+            if pending.abandoned:
+                walk.close()
+                return
+            reply = go_on()
+            if reply is not None:
+                pending.complete(reply)
+
+        pending = Pending()
+        reply = go_on()
+        return pending if reply is None else reply
+
+    def _wait_for_block(
+        self, session: Session, spec: CommandSpec, argv: list[bytes], request: BlockRequest
+    ) -> Pending:
+        """Run the request again when the block is there; its first run has changed nothing."""
+        pending = Pending()
+
+        def again() -> None:
+            if pending.abandoned:
+                return
+            try:
+                reply = self._run(session, spec, argv)
+            except (CommandError, CorruptionError) as reason:
+                reply = self._error_of(reason)
+            except ReadMiss as miss:
+                self.fetch([miss.request], again)
+                return
+            if reply.__class__ is Pending:
+                inner = reply
+
+                def forward() -> None:
+                    pending.complete(inner.reply)  # type: ignore[arg-type]
+
+                inner.on_done = forward
+            else:
+                pending.complete(reply if reply is not None else b"")  # type: ignore[arg-type]
+
+        self.fetch([request], again)
+        return pending
+
+    def _paused(self, spec: CommandSpec) -> bool:
+        server = self.server
+        if server.clock.monotonic_us() >= server.pause_until_us:
+            server.end_pause()
+            return False
+        if spec.name.startswith("client|") or spec.name in ("client", "reset", "quit", "hello", "auth"):
+            return False
+        return server.pause_mode == "all" or bool(
+            spec.flags & (Flag.WRITE | Flag.MAY_REPLICATE) or spec.name == "exec"
+        )
+
+    def _wait_for_unpause(self, session: Session, argv: list[bytes]) -> Pending:
+        pending = Pending()
+
+        def again() -> None:
+            if pending.abandoned:
+                return
+            reply = self.execute(session, argv)
+            if reply.__class__ is Pending:
+                inner = reply
+                inner.on_done = lambda: pending.complete(inner.reply)  # type: ignore[arg-type]
+            else:
+                pending.complete(reply if reply is not None else b"")  # type: ignore[arg-type]
+
+        self.server.when_unpaused(again)
+        return pending
+
+
+def _frees_space(spec: CommandSpec) -> bool:
+    """Deletions go on when the disk is full: they are what makes room."""
+    return spec.name in ("del", "unlink", "flushdb", "flushall", "hdel", "getdel")

@@ -1,0 +1,172 @@
+"""One row a command: what the table, the router, COMMAND, ACL and the metrics know about it.
+
+Three kinds of handler exist, told apart by ``CommandSpec.form``:
+
+* ``DATA``: ``(argv, view) -> (reply, effects)``, pure; may be run again from its start (``ReadMiss``) and runs
+  in MULTI.
+* ``SESSION``: ``(argv, session) -> reply | Pending | None``; connection and administration. None = no reply.
+* ``WALK``: a generator ``(argv, view)`` over the keyspace. It yields None where it may be suspended or a
+  ``BlockRequest`` that must be fetched before it is resumed, and returns ``(reply, effects)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum, IntFlag
+from typing import Any, Final
+
+
+class Flag(IntFlag):
+    """Redis' command flags, then our own (never shown by COMMAND)."""
+
+    WRITE = 1 << 0
+    READONLY = 1 << 1
+    DENYOOM = 1 << 2
+    ADMIN = 1 << 3
+    PUBSUB = 1 << 4
+    NOSCRIPT = 1 << 5
+    BLOCKING = 1 << 6
+    LOADING = 1 << 7
+    STALE = 1 << 8
+    SKIP_MONITOR = 1 << 9
+    SKIP_SLOWLOG = 1 << 10
+    ASKING = 1 << 11
+    FAST = 1 << 12
+    NO_AUTH = 1 << 13
+    MAY_REPLICATE = 1 << 14
+    NO_ASYNC_LOADING = 1 << 15
+    NO_MULTI = 1 << 16
+    MOVABLEKEYS = 1 << 17
+    ALLOW_BUSY = 1 << 18
+    NO_MANDATORY_KEYS = 1 << 19
+    PROTECTED = 1 << 20
+    #: reads before it writes; on a ring it runs at the acting primary or in the register
+    ATOMIC = 1 << 32
+    #: a compare-and-set: linearizable whatever the level
+    CONDITIONAL = 1 << 33
+    #: may not run together with other requests of its connection
+    BARRIER = 1 << 34
+    #: allowed while a RESP2 connection is subscribed
+    IN_PUBSUB = 1 << 35
+
+
+#: How COMMAND prints the flags, in Redis' order.
+FLAG_NAMES: Final = {flag: flag.name.lower() for flag in Flag if flag < Flag.ATOMIC and flag.name}
+
+NO_FLAGS: Final = Flag(0)
+WRITE: Final = Flag.WRITE
+READONLY: Final = Flag.READONLY
+DENYOOM: Final = Flag.DENYOOM
+ADMIN: Final = Flag.ADMIN
+FAST: Final = Flag.FAST
+NOSCRIPT: Final = Flag.NOSCRIPT
+LOADING: Final = Flag.LOADING
+STALE: Final = Flag.STALE
+ATOMIC: Final = Flag.ATOMIC
+CONDITIONAL: Final = Flag.CONDITIONAL
+BARRIER: Final = Flag.BARRIER
+
+
+class Form(Enum):
+    """What a handler takes and gives."""
+
+    DATA = "data"
+    SESSION = "session"
+    WALK = "walk"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySpec:
+    """Where keys stand in argv.
+
+    Range form: from ``first`` to ``last`` (negative: from the end, -1 = the last argument) by ``step``.
+    Key-number form: ``keynum`` is the index of the argument that counts the keys, which start at ``first``
+    (then ``last`` and the range are computed). ``flags`` are COMMAND's: RW, RO, OW, RM, ACCESS,
+    UPDATE, INSERT, DELETE, variable_flags ...
+    """
+
+    first: int = 1
+    last: int = 1
+    step: int = 1
+    keynum: int | None = None
+    keyword: bytes | None = None
+    flags: tuple[str, ...] = ()
+    notes: str = ""
+
+    def keys(self, argv: list[bytes]) -> list[int]:
+        """Indexes of the keys in ``argv``; empty when the count argument is not a fitting number."""
+        size = len(argv)
+        if self.keynum is not None:
+            if self.keynum >= size:
+                return []
+            try:
+                count = int(argv[self.keynum])
+            except ValueError:
+                return []
+            last = self.first + (count - 1) * self.step
+            if count <= 0 or last >= size:
+                return []
+        else:
+            last = self.last if self.last >= 0 else size + self.last
+        return list(range(self.first, min(last, size - 1) + 1, self.step))
+
+
+class ArgType(Enum):
+    """COMMAND DOCS' argument types."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    DOUBLE = "double"
+    KEY = "key"
+    PATTERN = "pattern"
+    UNIX_TIME = "unix-time"
+    PURE_TOKEN = "pure-token"
+    ONEOF = "oneof"
+    BLOCK = "block"
+
+
+@dataclass(frozen=True, slots=True)
+class Arg:
+    """One argument as COMMAND DOCS shows it."""
+
+    name: str
+    type: ArgType = ArgType.STRING
+    token: str = ""
+    flags: tuple[str, ...] = ()  # optional, multiple, multiple_token
+    since: str = ""
+    key_spec: int | None = None
+    args: tuple[Arg, ...] = ()
+    display: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """A command or a subcommand (then ``name`` is ``container|sub``).
+
+    ``arity`` counts the command word(s), negative = at least. ``acl`` are category names without ``@``;
+    ``tips`` COMMAND's tips. A container has no handler of its own (``handler is None``) but may have one
+    for the bare call.
+    """
+
+    name: str
+    handler: Callable[..., Any] | None
+    arity: int
+    flags: Flag = NO_FLAGS
+    keys: tuple[KeySpec, ...] = ()
+    acl: tuple[str, ...] = ()
+    form: Form = Form.DATA
+    group: str = "generic"
+    since: str = "1.0.0"
+    complexity: str = ""
+    summary: str = ""
+    args: tuple[Arg, ...] = ()
+    tips: tuple[str, ...] = ()
+    history: tuple[tuple[str, str], ...] = ()
+    deprecated_since: str = ""
+    replaced_by: str = ""
+    subcommands: tuple[CommandSpec, ...] = field(default=())
+
+    def fits(self, count: int) -> bool:
+        """True when ``count`` words satisfy the arity."""
+        return count == self.arity if self.arity >= 0 else count >= -self.arity

@@ -1,0 +1,285 @@
+"""MULTI, EXEC, DISCARD, WATCH, UNWATCH.
+
+A transaction runs at EXEC, in one cycle, over an ``OverlayView`` that shows each command the effects of those
+before it; all effects are applied together at its end and logged in one record: all or nothing, also through a
+crash. Blocks that are not in memory are found out by a rehearsal whose results are thrown away, so that nothing
+is half done when one is missing.
+
+WATCH registers the key; whatever changes it (any client, expiry, a flush) marks the watching sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from respkv.base.errors import BlockRequest, CommandError, ReadMiss
+from respkv.commands.session import Session
+from respkv.commands.spec import (
+    FAST,
+    LOADING,
+    NOSCRIPT,
+    STALE,
+    Arg,
+    ArgType,
+    CommandSpec,
+    Flag,
+    Form,
+    KeySpec,
+)
+from respkv.commands.table import CommandTable
+from respkv.keyspace import effects as fx
+from respkv.keyspace.apply import Applier
+from respkv.keyspace.keyspace import Keyspace
+from respkv.keyspace.view import OverlayView, View
+from respkv.resp import errors
+from respkv.resp.errors import fail
+from respkv.resp.reply import NULL, NULL_ARRAY, OK, Reply, array, encode
+
+
+class Watches:
+    """Who watches which key. ``touched`` is handed to the keyspace."""
+
+    __slots__ = ("_by_key", "_keyspace", "on_change")
+
+    def __init__(self, keyspace: Keyspace, on_change: Callable[[], None]) -> None:
+        self._by_key: dict[tuple[int, bytes], dict[int, Session]] = {}
+        self._keyspace = keyspace
+        #: called when watching begins or ends altogether
+        self.on_change = on_change
+        keyspace.touched = self.touched
+
+    def watch(self, session: Session, key: bytes) -> None:
+        """``session`` wants to know of changes of ``key`` in its database."""
+        place = (self._keyspace.stored[session.db], key)
+        if place in session.watched:
+            return
+        session.watched[place] = None
+        self._by_key.setdefault(place, {})[session.id] = session
+        self._switch()
+
+    def unwatch(self, session: Session) -> None:
+        """Forget all watched keys of ``session``."""
+        for place in session.watched:
+            watchers = self._by_key.get(place)
+            if watchers is not None:
+                watchers.pop(session.id, None)
+                if not watchers:
+                    del self._by_key[place]
+        session.watched.clear()
+        session.watch_broken = False
+        self._switch()
+
+    def touched(self, db: int, key: bytes | None) -> None:
+        """A key changed; None: everything in a stored database did."""
+        if key is not None:
+            for session in self._by_key.get((db, key), {}).values():
+                session.watch_broken = True
+            return
+        for place, watchers in self._by_key.items():
+            if place[0] == db:
+                for session in watchers.values():
+                    session.watch_broken = True
+
+    def expired(self, session: Session) -> bool:
+        """True when the time of a watched key has come since."""
+        return any(_expired(self._keyspace, db, key) for db, key in session.watched)
+
+    def keys(self) -> int:
+        """Keys that are watched."""
+        return len(self._by_key)
+
+    def _switch(self) -> None:
+        watching = bool(self._by_key)
+        if watching != self._keyspace.watching:
+            self._keyspace.watching = watching
+            self.on_change()
+
+
+def _expired(keyspace: Keyspace, db: int, key: bytes) -> bool:
+    row = keyspace.cache.peek(db, key)
+    expire_at_ms = 0 if row is None or type(row) is bytes else row.expire_at_ms
+    return 0 < expire_at_ms <= keyspace.now_ms
+
+
+def multi(argv: list[bytes], session: Session) -> Reply:
+    """MULTI: queue what follows."""
+    if session.multi is not None:
+        raise fail(errors.NESTED_MULTI)
+    session.multi = []
+    session.multi_error = False
+    session.multi_bytes = 0
+    session.recompute_plain()
+    return OK
+
+
+def end_multi(session: Session) -> None:
+    """Leave MULTI and forget the watched keys."""
+    session.multi = None
+    session.multi_error = False
+    session.multi_bytes = 0
+    session.server.watches.unwatch(session)
+    session.recompute_plain()
+
+
+def discard(argv: list[bytes], session: Session) -> Reply:
+    """DISCARD: throw the queue away."""
+    if session.multi is None:
+        raise fail(errors.DISCARD_WITHOUT_MULTI)
+    end_multi(session)
+    return OK
+
+
+def watch(argv: list[bytes], session: Session) -> Reply:
+    """WATCH key ...: EXEC answers null if one of them changes before it."""
+    if session.multi is not None:
+        raise fail(errors.WATCH_IN_MULTI)
+    keyspace = session.server.keyspace
+    for key in argv[1:]:
+        keyspace.row(keyspace.stored[session.db], key)  # brings its expiry into the cache
+        session.server.watches.watch(session, key)
+    return OK
+
+
+def unwatch(argv: list[bytes], session: Session) -> Reply:
+    """UNWATCH"""
+    session.server.watches.unwatch(session)
+    return OK
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs queued requests. ``limit_bytes`` is proto-max-bulk-len."""
+
+    table: CommandTable
+    keyspace: Keyspace
+    applier: Applier
+    limit_bytes: int
+
+    def rehearse(self, session: Session) -> None:
+        """Run the data commands of the queue and throw the results away; raises ReadMiss for a missing block."""
+        db = session.db
+        view = self._view(db, session)
+        effects: list[fx.Effect] = []
+        for argv in session.multi or ():
+            spec = self.table.resolve(argv)
+            assert spec is not None and spec.handler is not None, "checked when it was queued"
+            if spec.name == "select":
+                db = self._selected(db, argv)
+                view = self._view(db, session, view)
+            elif spec.form is not Form.SESSION:
+                try:
+                    _, done = run_data(spec, argv, view)
+                except CommandError:
+                    continue
+                view.absorb(done)
+                effects.extend(done)
+                if spec.name == "swapdb":
+                    view = self._view(db, session, view)
+        self.applier.prepare(effects)
+
+    def run(self, session: Session) -> tuple[list[Reply], list[fx.Effect]]:
+        """Run the queue; replies as they go into EXEC's array, and all effects, not applied yet."""
+        view = self._view(session.db, session)
+        replies: list[Reply] = []
+        effects: list[fx.Effect] = []
+        for argv in session.multi or ():
+            spec = self.table.resolve(argv)
+            assert spec is not None and spec.handler is not None, "checked when it was queued"
+            try:
+                if spec.form is Form.SESSION:
+                    reply = spec.handler(argv, session)
+                    if spec.name == "select":
+                        view = self._view(session.db, session, view)
+                else:
+                    reply, done = run_data(spec, argv, view)
+                    view.absorb(done)
+                    effects.extend(done)
+                    if spec.name == "swapdb":
+                        view = self._view(session.db, session, view)
+            except CommandError as mistake:
+                reply = mistake.reply
+            replies.append(NULL if reply is None else reply)
+        return replies, effects
+
+    def _view(self, db: int, session: Session, before: OverlayView | None = None) -> OverlayView:
+        pending = before.pending if before is not None else None
+        number = self.keyspace.stored[db] if pending is None else pending.stored_number(self.keyspace, db)
+        return OverlayView(self.keyspace, number, session.server.rng, self.limit_bytes, pending)
+
+    def _selected(self, db: int, argv: list[bytes]) -> int:
+        """The database after a SELECT, which may be mistaken."""
+        number = int(argv[1]) if argv[1].isdigit() and len(argv[1]) < 10 else -1
+        return number if 0 <= number < self.keyspace.databases else db
+
+
+def run_data(spec: CommandSpec, argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
+    """Run a data handler, or a walk from start to end without suspending it. May raise ReadMiss."""
+    assert spec.handler is not None
+    if spec.form is Form.DATA:
+        done: tuple[Reply, fx.Effects] = spec.handler(argv, view)
+        return done
+    walk = spec.handler(argv, view)
+    while True:
+        try:
+            request: BlockRequest | None = next(walk)
+        except StopIteration as end:
+            result: tuple[Reply, fx.Effects] = end.value
+            return result
+        if request is not None:
+            raise ReadMiss(request)
+
+
+def execute(runner: Runner, session: Session) -> bytes:
+    """EXEC. May raise ReadMiss before anything has happened."""
+    if session.multi is None:
+        raise fail(errors.EXEC_WITHOUT_MULTI)
+    if session.multi_error:
+        end_multi(session)
+        raise fail(errors.EXEC_ABORT)
+    if session.watch_broken or session.server.watches.expired(session):
+        end_multi(session)
+        return encode(NULL_ARRAY, session.proto)
+    runner.rehearse(session)
+    replies, effects = runner.run(session)
+    end_multi(session)
+    if effects:
+        runner.applier.apply(effects)
+    return encode(array(replies), session.proto)
+
+
+def exec_command(argv: list[bytes], session: Session) -> Reply:
+    """EXEC: run the queue."""
+    return execute(session.server.transactions, session)
+
+
+_TRANSACTION: Final = NOSCRIPT | LOADING | STALE | FAST | Flag.ALLOW_BUSY
+_ACL: Final = ("fast", "transaction")
+
+COMMANDS: Final = (
+    CommandSpec(
+        "multi", multi, 1, _TRANSACTION, acl=_ACL, form=Form.SESSION, group="transactions", since="1.2.0",
+        complexity="O(1)", summary="Starts a transaction.",
+    ),
+    CommandSpec(
+        "exec", exec_command, 1, NOSCRIPT | LOADING | STALE | Flag.BARRIER | Flag.SKIP_SLOWLOG,
+        acl=("slow", "transaction"), form=Form.SESSION, group="transactions", since="1.2.0",
+        complexity="Depends on commands in the transaction",
+        summary="Executes all commands in a transaction.",
+    ),
+    CommandSpec(
+        "discard", discard, 1, _TRANSACTION, acl=_ACL, form=Form.SESSION, group="transactions", since="2.0.0",
+        complexity="O(N), when N is the number of queued commands", summary="Discards a transaction.",
+    ),
+    CommandSpec(
+        "watch", watch, -2, _TRANSACTION, (KeySpec(1, -1, 1, flags=("RO",)),), _ACL, Form.SESSION,
+        group="transactions", since="2.2.0", complexity="O(1) for every key.",
+        summary="Monitors changes to keys to determine the execution of a transaction.",
+        args=(Arg("key", ArgType.KEY, flags=("multiple",), key_spec=0),),
+    ),
+    CommandSpec(
+        "unwatch", unwatch, 1, _TRANSACTION, acl=_ACL, form=Form.SESSION, group="transactions", since="2.2.0",
+        complexity="O(1)", summary="Forgets about watched keys of a transaction.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""The rows of the schema, one file a subject."""

@@ -1,0 +1,168 @@
+"""What stands between a request and its handler."""
+
+from __future__ import annotations
+
+import pytest
+
+from respkv.commands.table import TableError, build_table
+from respkv.testing.node_driver import Client, NodeDriver, encode_request
+
+OK = b"+OK\r\n"
+
+
+@pytest.fixture
+def driver() -> NodeDriver:
+    return NodeDriver()
+
+
+@pytest.fixture
+def client(driver: NodeDriver) -> Client:
+    return driver.connect()
+
+
+def test_unknown_command_shows_its_arguments(client: Client) -> None:
+    assert client.call("FOO", "a", "b") == b"-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n"
+
+
+def test_arity(client: Client) -> None:
+    assert client.call("GET") == b"-ERR wrong number of arguments for 'get' command\r\n"
+    assert client.call("CLIENT", "SETNAME") == b"-ERR wrong number of arguments for 'client|setname' command\r\n"
+    assert client.call("CLIENT", "FOO") == b"-ERR unknown subcommand 'FOO'. Try CLIENT HELP.\r\n"
+
+
+def test_password() -> None:
+    driver = NodeDriver(requirepass="secret")
+    client = driver.connect()
+    assert client.call("GET", "a") == b"-NOAUTH Authentication required.\r\n"
+    assert client.call("NOSUCH").startswith(b"-ERR unknown command")
+    assert client.call("GET").startswith(b"-ERR wrong number of arguments")
+    assert client.call("AUTH", "wrong").startswith(b"-WRONGPASS")
+    assert client.call("AUTH", "secret") == OK
+    assert client.call("SET", "a", "x" * 20_000) == OK
+
+
+def test_limits_before_the_password() -> None:
+    driver = NodeDriver(requirepass="secret")
+    client = driver.connect()
+    assert client.send(b"*11\r\n") == b"-ERR Protocol error: unauthenticated multibulk length\r\n"
+    assert client.closed
+
+
+def test_fast_path_is_left_and_entered_again(driver: NodeDriver, client: Client) -> None:
+    watcher = driver.connect()
+    assert client.session.plain and driver.node.dispatcher.plain
+    watcher.call("WATCH", "a")
+    assert not driver.node.dispatcher.plain
+    watcher.call("UNWATCH")
+    assert driver.node.dispatcher.plain
+    monitor = driver.connect()
+    monitor.call("MONITOR")
+    assert not driver.node.dispatcher.plain
+    client.call("SET", "a", "1")
+    assert b'"SET" "a" "1"' in monitor.received
+    driver.node.disconnect(monitor.session)
+    assert driver.node.dispatcher.plain
+
+
+def test_resp3_null_and_maps(client: Client) -> None:
+    assert client.call("GET", "missing") == b"$-1\r\n"
+    assert client.call("HELLO", "3").startswith(b"%7\r\n")
+    assert client.call("GET", "missing") == b"_\r\n"
+
+
+def test_reply_off_and_skip(client: Client) -> None:
+    assert client.call("CLIENT", "REPLY", "SKIP") == b""
+    assert client.call("PING") == b""
+    assert client.call("PING") == b"+PONG\r\n"
+    assert client.call("CLIENT", "REPLY", "OFF") == b""
+    assert client.call("SET", "a", "1") == b""
+    assert client.call("CLIENT", "REPLY", "ON") == OK
+    assert client.call("GET", "a") == b"$1\r\n1\r\n"
+
+
+def test_pause_holds_writes_until_it_ends(driver: NodeDriver, client: Client) -> None:
+    other = driver.connect()
+    assert client.call("CLIENT", "PAUSE", "50", "WRITE") == OK
+    before = driver.clock.monotonic_us()
+    assert other.call("GET", "a") == b"$-1\r\n"
+    assert driver.clock.monotonic_us() == before
+    assert other.call("SET", "a", "1") == OK
+    assert driver.clock.monotonic_us() - before >= 50_000
+    assert driver.node.dispatcher.plain
+
+
+def test_subscribed_resp2_connection_is_restricted(client: Client) -> None:
+    client.call("SUBSCRIBE", "c")
+    assert client.call("GET", "a").startswith(b"-ERR Can't execute 'get': only (P|S)SUBSCRIBE")
+    assert client.call("PING") == b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"
+
+
+def test_missing_blocks_are_fetched_and_replies_stay_in_order() -> None:
+    driver = NodeDriver(row_cache_bytes="1", block_cache_bytes="1")
+    client = driver.connect()
+    for number in range(200):
+        client.call("SET", f"k{number}", f"v{number}")
+    driver.node.engine.rotate()
+    driver.work()
+    sent = b"".join(encode_request("GET", f"k{number}") for number in range(200))
+    expected = b"".join(b"$%d\r\nv%d\r\n" % (len(f"v{number}"), number) for number in range(200))
+    assert client.send(sent) == expected
+    assert client.call("MGET", *(f"k{number}" for number in range(50))).count(b"$") == 50
+
+
+def test_full_disk_refuses_writes_keeps_reads_and_recovers(driver: NodeDriver, client: Client) -> None:
+    client.call("SET", "a", "1")
+    driver.node.dispatcher.refusal = None
+    driver.node.engine._refusal = "disk full"
+    driver.node.refresh_refusal()
+    assert client.call("SET", "a", "2").startswith(b"-MISCONF ")
+    assert client.call("GET", "a") == b"$1\r\n1\r\n"
+    assert client.call("DEL", "a") == b":1\r\n"
+    driver.node.engine._refusal = None
+    driver.node.refresh_refusal()
+    assert client.call("SET", "a", "2") == OK
+
+
+def test_max_disk(client: Client, driver: NodeDriver) -> None:
+    driver.node.config.set([(b"max-disk", b"1")])
+    driver.pass_time(200_000)
+    assert client.call("SET", "a", "1").startswith(b"-OOM ")
+    driver.node.config.set([(b"max-disk", b"0")])
+    driver.pass_time(200_000)
+    assert client.call("SET", "a", "1") == OK
+
+
+def test_damaged_block_is_an_error_and_never_a_missing_key() -> None:
+    driver = NodeDriver(row_cache_bytes="1", block_cache_bytes="1")
+    client = driver.connect()
+    for number in range(100):
+        client.call("SET", f"k{number}", "v" * 100)
+    driver.node.engine.rotate()
+    driver.work()
+    table = next(name for name in driver.fs.listdir("/db/tables"))
+    driver.fs.flip(f"/db/tables/{table}", 300, 0)
+    answers = {client.call("GET", f"k{number}")[:8] for number in range(100)}
+    assert b"-CORRUPT" in answers
+    assert b"$-1\r\n" not in answers
+    assert any("damaged" in text for _, text in driver.log)
+
+
+def test_renamed_and_removed_commands() -> None:
+    table = build_table({"get": "fetch", "flushall": ""})
+    assert table.lookup(b"GET") is None and table.lookup(b"FLUSHALL") is None
+    spec = table.lookup(b"fetch")
+    assert spec is not None and spec.name == "get"
+    with pytest.raises(TableError):
+        build_table({"get": "set"})
+
+
+def test_slow_commands_are_noted(client: Client) -> None:
+    client.call("CONFIG", "SET", "slowlog-log-slower-than", "0")
+    client.call("SET", "slow", "1", "EX", "5")
+    assert b"slow" in client.call("SLOWLOG", "GET", "10")
+
+
+def test_nothing_is_executed_behind_a_protocol_error(client: Client) -> None:
+    answer = client.send(encode_request("SET", "a", "1") + b"*1\r\n:5\r\n" + encode_request("SET", "a", "2"))
+    assert answer == b"+OK\r\n-ERR Protocol error: expected '$', got ':'\r\n"
+    assert client.closed
