@@ -1,0 +1,117 @@
+"""``respkv-server``: from a command line to a running server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from respkv.cli import options
+from respkv.commands.table import build_table
+from respkv.config import parser
+from respkv.config.reading import FileReader
+from respkv.config.store import ConfigStore
+from respkv.env.posix import PosixFileSystem, SystemClock
+from respkv.server import process
+from respkv.server.lifecycle import Server, StartError
+from respkv.server.server_log import ServerLog
+
+_DEFAULT_PIDFILE = "/var/run/redis.pid"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server; the exit status."""
+    program = os.path.basename(sys.argv[0]) or "respkv-server"
+    if program == "__main__.py":
+        program = "respkv-server"
+    invocation = options.parse_arguments(sys.argv[1:] if arguments is None else list(arguments))
+    if invocation.action is options.Action.VERSION:
+        print(options.version_text())
+        return 0
+    if invocation.action is options.Action.HELP:
+        sys.stderr.write(options.usage_text(program))
+        return 1
+    fs, clock = PosixFileSystem(), SystemClock()
+    log = ServerLog(clock)
+    config = _load_config(invocation, FileReader(fs), log)
+    if config is None:
+        return 1
+    return _serve(config, fs, clock, log, has_file=bool(config.path))
+
+
+def _load_config(invocation: options.Invocation, reader: FileReader, log: ServerLog) -> ConfigStore | None:
+    """The configuration; None after the reason was printed."""
+    path = os.path.abspath(invocation.config_file) if invocation.config_file else ""
+    table = build_table()
+    try:
+        file_text = reader.read(path) if path else ""
+        stdin_text = sys.stdin.read() if invocation.from_stdin else ""
+        text = options.config_text(invocation, file_text=file_text, stdin_text=stdin_text)
+        loaded = parser.load(
+            text, reader=reader, knows_command=lambda name: table.lookup(name.encode()) is not None
+        )
+    except parser.ConfigFileError as error:
+        sys.stderr.write(error.report)
+        return None
+    except parser.ConfigReadError as error:
+        log("warning", error.report)
+        return None
+    return ConfigStore(loaded.values, renamed=loaded.renamed, path=path)
+
+
+def _serve(
+    config: ConfigStore, fs: PosixFileSystem, clock: SystemClock, log: ServerLog, *, has_file: bool
+) -> int:
+    for name in (signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(name, signal.SIG_IGN)
+    # Until the loop has its own handlers both end the process, as nothing has been promised yet.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    directory = config.string("dir")
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        log("warning", f"Can't chdir to '{directory}': {error.strerror}")
+        return 1
+    log.path, log.level = config.string("logfile"), config.string("loglevel")
+    problem = log.check_writable()
+    if problem:
+        sys.stderr.write(problem + "\n")
+        return 1
+    if config.flag("daemonize"):
+        process.daemonize()
+        log.pid = os.getpid()
+    log("notice", "oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo")
+    version = config.string("respkv-reported-version")
+    log(
+        "notice",
+        f"Redis version={version}, bits=64, commit=00000000, modified=0, pid={log.pid}, just started",
+    )
+    if has_file:
+        log("notice", "Configuration loaded")
+    else:
+        log(
+            "warning",
+            "Warning: no config file specified, using the default config. In order to specify a config file"
+            " use respkv-server /path/to/respkv.conf",
+        )
+    log.role = "M"
+    try:
+        server = Server(config, fs, clock, log, executable=os.path.abspath(sys.argv[0]))
+        server.prepare()
+    except StartError as error:
+        log("warning", str(error))
+        return 1
+    pidfile = config.string("pidfile") or (_DEFAULT_PIDFILE if config.flag("daemonize") else "")
+    if pidfile:
+        problem = process.write_pidfile(pidfile, log.pid)
+        if problem:
+            log("warning", problem)
+        else:
+            server.pidfile = pidfile
+    return server.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""Duties: what the node does by itself, a slice at a time, on its timers.
+
+Expiry every 100 ms (oftener while it lags), the engine's tick, the clock's ceiling, key counts, save points,
+statistics. None waits for anything: a block that is missing is fetched and the slice runs again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from respkv.base.errors import BlockRequest
+from respkv.base.limits import CLOCK_AHEAD_MS, EXPIRED_PER_CALL, EXPIRY_INTERVAL_US, SETTLED_PER_CALL
+from respkv.keyspace.expiry import ExpiryDuty
+
+if TYPE_CHECKING:
+    from respkv.node.node import Node
+
+_TICK_US: Final = 100_000
+_BUSY_TICK_US: Final = 2_000
+_SECOND_US: Final = 1_000_000
+_MARK_INTERVAL_MS: Final = 5_000
+#: Requests in 100 ms below which the node counts as idle and settles key counts.
+_IDLE_COMMANDS: Final = 200
+
+
+class Duties:
+    """The periodic work of one node."""
+
+    __slots__ = (
+        "_ceiling",
+        "_ceiling_lsn",
+        "_commands",
+        "_fetching",
+        "_mark",
+        "_mark_lsn",
+        "_marked_keys",
+        "_marked_ms",
+        "expired_durable_ms",
+        "expiry",
+        "node",
+    )
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.expiry = ExpiryDuty(node.applier)
+        #: records whose expiry is at or before this have their expired form on disk
+        self.expired_durable_ms = 0
+        self._ceiling = self._ceiling_lsn = 0
+        self._mark = self._mark_lsn = 0
+        self._marked_ms = self._marked_keys = 0
+        self._fetching = False
+        self._commands = 0
+
+    def start(self) -> None:
+        """Set the first timers."""
+        for action in (self._expire, self._tick, self._second):
+            self.node.after_us(_TICK_US, action)
+
+    def end_cycle(self) -> None:
+        """Called when a cycle has readers' expired keys: put their expired form."""
+        self._fetch(self.expiry.sighted())
+
+    def _fetch(self, request: BlockRequest | None) -> None:
+        if request is not None and not self._fetching:
+            self._fetching = True
+            self.node.fetch([request], self._fetched)
+
+    def _fetched(self) -> None:
+        self._fetching = False
+
+    def _expire(self) -> None:
+        more = False
+        if self.node.active_expire and not self._fetching and self.node.dispatcher.refusal is None:
+            more, request = self.expiry.run(EXPIRED_PER_CALL)
+            self._fetch(request)
+        self.node.after_us(_BUSY_TICK_US if more else EXPIRY_INTERVAL_US, self._expire)
+
+    def _tick(self) -> None:
+        node = self.node
+        busy = node.engine.tick()
+        busy |= node.keyspace.cache.dispose()
+        node.refresh_refusal()
+        counts = node.keyspace.counts
+        counts.follow()
+        counts.save_if_due()
+        commands = node.metrics.commands_processed
+        if commands - self._commands < _IDLE_COMMANDS and counts.unsettled():
+            for request in counts.settle(SETTLED_PER_CALL):
+                self._fetch(request)
+        self._commands = commands
+        node.metrics.sample(node.clock.monotonic_us())
+        node.after_us(_BUSY_TICK_US if busy else _TICK_US, self._tick)
+
+    def _second(self) -> None:
+        self._keep_ceiling()
+        self._keep_expiry_mark()
+        self.node.check_save_points()
+        self.node.after_us(_SECOND_US, self._second)
+
+    def _keep_ceiling(self) -> None:
+        """Keep the durable ceiling of the clock ahead of the clock."""
+        node, clock = self.node, self.node.keyspace.clock
+        if self._ceiling and node.engine.durable_lsn >= self._ceiling_lsn:
+            clock.raise_ceiling(self._ceiling)
+            self._ceiling = 0
+        wall = node.keyspace.now_ms << 16
+        if not self._ceiling and clock.ceiling - max(wall, clock.last) < (CLOCK_AHEAD_MS - 500) << 16:
+            self._ceiling = node.keyspace.write_ceiling()
+            self._ceiling_lsn = node.commit(own=True)
+            node.wants_sync = True
+
+    def _keep_expiry_mark(self) -> None:
+        """Log how far expiry has come, and learn when that is durable."""
+        node, keyspace = self.node, self.node.keyspace
+        if self._mark and node.engine.durable_lsn >= self._mark_lsn:
+            self.expired_durable_ms, self._mark = self._mark, 0
+        due = keyspace.now_ms - self._marked_ms >= _MARK_INTERVAL_MS
+        if due and not self._mark and keyspace.expired_keys != self._marked_keys:
+            self._marked_ms, self._marked_keys = keyspace.now_ms, keyspace.expired_keys
+            self._mark = keyspace.expired_through_ms
+            keyspace.write_expired_through()
+            self._mark_lsn = node.commit(own=True)

@@ -1,0 +1,576 @@
+"""The node: all rooms put together, still pure.
+
+``server`` drives it: ``begin_cycle``, ``execute_batch`` for each connection with requests, ``on_timer``,
+``commit``, and carries out what the node asks for: sync plans, jobs, block fetches, snapshots. The node never
+waits and never reads a clock between ``begin_cycle`` calls but to time a command. It is the ``Server`` that
+commands see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from respkv.base.errors import BlockRequest, CommandError
+from respkv.commands.dispatch import Dispatcher
+from respkv.commands.monitor import monitor_line
+from respkv.commands.pubsub import PubSub
+from respkv.commands.session import Pending, Session, Sink
+from respkv.commands.table import build_table
+from respkv.commands.transactions import Runner, Watches
+from respkv.config.store import ConfigStore
+from respkv.env.clock import Clock
+from respkv.env.fs import FileSystem
+from respkv.env.rng import Rng
+from respkv.keyspace import retention
+from respkv.keyspace.apply import Applier
+from respkv.keyspace.keyspace import Keyspace
+from respkv.metrics.registry import Registry
+from respkv.metrics.slowlog import LatencyMonitor, SlowLog
+from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_memory
+from respkv.node.duties import Duties
+from respkv.node.snapshots import Snapshots
+from respkv.node.timers import Timers
+from respkv.resp import errors
+from respkv.resp.reply import encode, error
+from respkv.resp.request import RequestParser
+from respkv.storage.engine import Engine
+from respkv.storage.job_board import COUNT, Job
+from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
+
+_HOLD_AFTER_US: Final = 2_000_000
+#: Without a write for this long, compaction tidies up what is not worth it under load.
+_IDLE_AFTER_US: Final = 5_000_000
+_NEVER_US: Final = 1 << 62
+
+
+class Host(Protocol):
+    """What only the process knows."""
+
+    def machine_bytes(self) -> int:
+        """Memory of the machine or the container."""
+
+    def memory(self) -> dict[str, int]:
+        """rss and peak in bytes."""
+
+    def stall_until(self, monotonic_us: int) -> None:
+        """Serve no client before that time."""
+
+    def rewrite_config(self) -> bytes:
+        """CONFIG REWRITE: the finished reply."""
+
+
+@dataclass(slots=True)
+class ShutdownRequest:
+    """SHUTDOWN was asked for; ``server`` carries it out."""
+
+    save: bool | None
+    now: bool
+    force: bool
+
+
+@dataclass(slots=True)
+class FetchRequest:
+    """Blocks to read in a thread, install on the loop, and what to do then."""
+
+    requests: list[BlockRequest]
+    done: Callable[[], None] = field(repr=False)
+
+
+class Node:
+    """One node. Public attributes are those of ``commands.session.Server``."""
+
+    def __init__(
+        self,
+        *,
+        config: ConfigStore,
+        fs: FileSystem,
+        clock: Clock,
+        rng: Rng,
+        host: Host,
+        run_id: str,
+        process_id: int,
+        executable: str,
+        config_file: str,
+        log: Callable[[str, str], None],
+    ) -> None:
+        self.config = config
+        self.fs = fs
+        self.clock = clock
+        self.rng = rng
+        self.host = host
+        self.log = log
+        self.run_id = run_id
+        self.process_id = process_id
+        self.executable = executable
+        self.config_file = config_file
+        self.tcp_port: int = config.value("port")
+        self.metrics = Registry()
+        self.table = build_table(config.renamed)
+        self.pubsub = PubSub()
+        self.slowlog = SlowLog(config.value("slowlog-max-len"))
+        self.latency = LatencyMonitor()
+        self.sessions: dict[int, Session] = {}
+        self.monitors: list[Session] = []
+        self.started_us = self.now_us = clock.monotonic_us()
+        self.now_ms = clock.wall_us() // 1000
+        self.active_expire = True
+        self.slow_us = 0
+        self.pause_until_us = 0
+        self.pause_mode = ""
+        self.shutdown_request: ShutdownRequest | None = None
+        #: set when something must become durable although the policy would not sync now
+        self.wants_sync = False
+        self._next_session = 1
+        self._timers = Timers()
+        self._fetches: list[FetchRequest] = []
+        self._after_sync: list[tuple[int, Callable[[], None]]] = []
+        self._unpaused: list[Callable[[], None]] = []
+        self._unsynced_since_us = 0
+        self._written_us = self.now_us
+        self._fsync = "everysec"
+        self.memory_plan = MemoryPlan(0, 0, 0)
+        self.keyspace: Keyspace
+        self.engine: Engine
+        self.applier: Applier
+        self.watches: Watches
+        self.transactions: Runner
+        self.dispatcher: Dispatcher
+        self.duties: Duties
+        self.snapshots: Snapshots
+
+    def open(self, directory: str) -> None:
+        """Recover the store and be ready to serve. Raises FormatError, CorruptionError, StorageFull, OSError."""
+        value = self.config.value
+        self.memory_plan = plan_memory(value, self.host.machine_bytes())
+        options = engine_options(value, self.memory_plan, self._retention)
+        self.keyspace = open_store(
+            self.fs, directory, options, self.memory_plan, databases=value("databases"), wall_ms=self.now_ms
+        )
+        self.engine = self.keyspace.engine
+        self.applier = Applier(self.keyspace)
+        limit = value("proto-max-bulk-len")
+        self.watches = Watches(self.keyspace, self.recompute_plain)
+        self.transactions = Runner(self.table, self.keyspace, self.applier, limit)
+        self.dispatcher = Dispatcher(
+            table=self.table,
+            keyspace=self.keyspace,
+            applier=self.applier,
+            registry=self.metrics,
+            server=self,
+            fetch=self.fetch,
+            limit_bytes=limit,
+        )
+        self.snapshots = Snapshots(self, directory)
+        self.duties = Duties(self)
+        self.duties.start()
+        self._follow_config()
+        self._attach_metrics()
+        self.refresh_refusal()
+
+    def _follow_config(self) -> None:
+        config = self.config
+
+        def slow(value: Any) -> None:
+            self.slow_us = value if value >= 0 else _NEVER_US
+            self.slowlog.threshold_us = value
+
+        def tracking(value: Any) -> None:
+            self.metrics.latency_tracking = value
+
+        def threshold(value: Any) -> None:
+            self.latency.threshold_ms = value
+
+        def fsync(value: Any) -> None:
+            self._fsync = value
+
+        def bulk(value: Any) -> None:
+            self.dispatcher.limit_bytes = value
+            self.transactions.limit_bytes = value
+
+        for name, follow in (
+            ("slowlog-log-slower-than", slow),
+            ("appendfsync", fsync),
+            ("proto-max-bulk-len", bulk),
+            ("slowlog-max-len", self.slowlog.resize),
+            ("latency-tracking", tracking),
+            ("latency-monitor-threshold", threshold),
+        ):
+            follow(config.value(name))
+            config.subscribe(name, follow)
+
+    def _attach_metrics(self) -> None:
+        """Tell the registry where to find the figures that others keep."""
+        self.metrics.attach("storage", self._storage_figures)
+        self.metrics.attach("keyspace", self.keyspace.stats)
+        self.metrics.attach("memory", self.memory)
+        self.metrics.attach("databases", self._database_figures)
+        self.metrics.attach("server", self._server_figures)
+
+    def _storage_figures(self) -> dict[str, int | float]:
+        return self.engine.stats()
+
+    def _database_figures(self) -> dict[str, dict[str, int]]:
+        counts, stored = self.keyspace.counts, self.keyspace.stored
+        found = {str(number): counts.total(db) for number, db in enumerate(stored)}
+        return {"keys": {number: keys for number, keys in found.items() if keys}}
+
+    def _server_figures(self) -> dict[str, int]:
+        return {
+            "connected_clients": len(self.sessions),
+            "blocked_clients": sum(session.blocked is not None for session in self.sessions.values()),
+            "pubsub_channels": len(self.pubsub.channels),
+            "pubsub_patterns": len(self.pubsub.patterns),
+            "uptime_seconds": (self.now_us - self.started_us) // 1_000_000,
+            "slowlog_length": len(self.slowlog),
+        }
+
+    def _retention(self) -> dict[str, Any]:
+        keyspace = self.keyspace
+        # Alone, a node is all replicas of its keys: whatever is older than now may be purged.
+        return retention.plain(
+            keyspace.floors,
+            expired_through_ms=self.duties.expired_durable_ms,
+            purge_below=keyspace.stamp(),
+        )
+
+    # -- connections -------------------------------------------------------------------------------
+
+    def connect(self, sink: Sink, *, address: str, local_address: str, unix: bool) -> Session | bytes:
+        """A session for a new connection, or the error line with which it is turned away."""
+        if len(self.sessions) >= self.config.value("maxclients"):
+            self.metrics.rejected_connections += 1
+            return errors.MAX_CLIENTS
+        session = Session(self._next_session, self, sink, address=address, local_address=local_address)
+        self._next_session += 1
+        session.unix = unix
+        session.created_us = session.last_us = self.now_us
+        session.authenticated = not self.config.value("requirepass")
+        session.recompute_plain()
+        self.sessions[session.id] = session
+        self.metrics.connections_received += 1
+        return session
+
+    def disconnect(self, session: Session) -> None:
+        """The connection is gone: nothing of its session may linger."""
+        session.closing = True
+        self.watches.unwatch(session)
+        self.pubsub.drop_session(session)
+        if session.is_monitor:
+            self.monitors.remove(session)
+            self.recompute_plain()
+        self.sessions.pop(session.id, None)
+
+    def make_parser(self, session: Session) -> RequestParser:
+        """The parser of a new connection, with the limits now in force."""
+        parser = RequestParser()
+        self.limit_parser(session, parser)
+        return parser
+
+    def limit_parser(self, session: Session, parser: RequestParser) -> None:
+        """Bring a parser's limits up to date, after authentication or CONFIG SET."""
+        parser.set_limits(
+            max_bulk=self.config.value("proto-max-bulk-len"), unauthenticated=not session.authenticated
+        )
+
+    # -- the cycle ---------------------------------------------------------------------------------
+
+    def begin_cycle(self) -> None:
+        """Read the clocks, once for the whole cycle."""
+        clock = self.clock
+        self.now_us = clock.monotonic_us()
+        self.now_ms = clock.wall_us() // 1000
+        self.keyspace.begin(self.now_ms)
+
+    def execute_batch(self, session: Session, parser: RequestParser, out: list[bytes]) -> Pending | None:
+        """Run parsed requests until the parser is empty, the budget is used, the session closes or one waits."""
+        session.last_us = self.now_us
+        return self.dispatcher.run_batch(session, parser, out)
+
+    def execute(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
+        """Run one request as if it had come from the connection."""
+        return self.dispatcher.execute(session, argv)
+
+    def finish(self, session: Session, pending: Pending) -> bytes:
+        """The bytes of a completed reply."""
+        if pending.reply is None or session.reply_mode == "off":
+            return b""
+        return encode(pending.reply, session.proto)
+
+    def more(self, parser: RequestParser) -> bool:
+        """True when the parser may hold a complete request that the budget left over."""
+        return parser.has_more
+
+    def write_mark(self) -> int:
+        """A number that grows with each entry written in this cycle."""
+        return (self.engine.appended_lsn << 32) + len(self.engine.batch)
+
+    def commit(self, *, own: bool = False) -> int:
+        """Append the cycle's writes to the log; the lsn that covers every reply made until now.
+
+        ``own``: only facts of the node itself, which do not count as load.
+        """
+        engine = self.engine
+        if self.keyspace.sighted and self.active_expire and self.dispatcher.refusal is None:
+            self.duties.end_cycle()
+        if not engine.batch:
+            return engine.appended_lsn
+        memtable = engine.memtable
+        if not own:
+            self._written_us = self.now_us
+        lsn = engine.commit()
+        if not self._unsynced_since_us:
+            self._unsynced_since_us = self.now_us
+        if engine.memtable is not memtable:
+            self.keyspace.counts.follow()
+            self.refresh_refusal()
+        return lsn
+
+    # -- durability --------------------------------------------------------------------------------
+
+    @property
+    def durable_lsn(self) -> int:
+        """Every commit up to this one is on disk."""
+        return self.engine.durable_lsn
+
+    @property
+    def unsynced_bytes(self) -> int:
+        """Logged bytes that no finished sync covers."""
+        return self.engine.unsynced_bytes
+
+    @property
+    def holds_replies(self) -> bool:
+        """True while replies must wait until the log is durable up to the commit that covers them."""
+        clock = self.keyspace.clock
+        if self._fsync == "always" or clock.last >= clock.ceiling:
+            # Stamps above the durable ceiling may be given out again after a crash: nobody may see them before.
+            return self.engine.durable_lsn < self.engine.appended_lsn
+        if self._fsync == "no" or not self._unsynced_since_us:
+            return False
+        return self.now_us - self._unsynced_since_us > _HOLD_AFTER_US
+
+    def sync_plan(self) -> SyncPlan | None:
+        """What to sync in a thread; hand it to ``on_synced``. None when everything is durable."""
+        return self.engine.sync_plan()
+
+    def on_synced(self, plan: SyncPlan) -> None:
+        """The plan has run."""
+        engine = self.engine
+        engine.on_synced(plan)
+        self.wants_sync = bool(self._after_sync)
+        self._unsynced_since_us = 0 if engine.durable_lsn >= engine.appended_lsn else self.now_us
+        waiting, self._after_sync = self._after_sync, []
+        for lsn, done in waiting:
+            if lsn <= engine.durable_lsn:
+                done()
+            else:
+                self._after_sync.append((lsn, done))
+
+    def synced(self, done: Callable[[], None]) -> None:
+        """Call ``done`` when everything written so far is on disk."""
+        lsn = self.commit()
+        if lsn <= self.engine.durable_lsn:
+            done()
+            return
+        self._after_sync.append((lsn, done))
+        self.wants_sync = True
+
+    # -- jobs and plans ----------------------------------------------------------------------------
+
+    def next_job(self) -> Job | None:
+        """Work for a worker process, None when there is none."""
+        job = self.engine.next_job(idle=self.now_us - self._written_us > _IDLE_AFTER_US)
+        return job if job is not None else self.keyspace.counts.next_job()
+
+    def on_job_done(self, job: Job, result: dict[str, Any]) -> None:
+        """A worker has done a job."""
+        if job.kind == COUNT:
+            self.keyspace.counts.on_job_done(job.id, result)
+        else:
+            self.engine.on_job_done(job.id, result)
+
+    def on_job_failed(self, job: Job, reason: str) -> None:
+        """A worker has failed at a job; it is offered again later."""
+        self.log("warning", f"{job.kind} job failed: {reason}")
+        if job.kind == COUNT:
+            self.keyspace.counts.on_job_failed(job.id)
+        else:
+            self.engine.on_job_failed(job.id, reason)
+        self.refresh_refusal()
+
+    def manifest_plan(self) -> ManifestPlan | None:
+        """What to run in a thread to bring finished jobs in force; hand it to ``on_manifest_synced``."""
+        return self.engine.manifest_plan()
+
+    def on_manifest_synced(self, plan: ManifestPlan) -> None:
+        """The plan has run."""
+        self.engine.on_manifest_synced(plan)
+        self.keyspace.counts.follow()
+        self.keyspace.counts.save_if_due()
+        self.refresh_refusal()
+
+    def snapshot_plan(self) -> SnapshotPlan | None:
+        """A snapshot that is ready to be linked, in a thread; hand it to ``on_snapshot_done``."""
+        return self.snapshots.ready()
+
+    def on_snapshot_done(self, plan: SnapshotPlan, problem: str) -> None:
+        """The plan has run; ``problem`` is empty when it went well."""
+        self.snapshots.done(plan, problem)
+
+    def snapshot(self, done: Callable[[str], None]) -> None:
+        """Make a snapshot; ``done`` gets an error text or an empty one."""
+        self.snapshots.begin(done)
+
+    def reload(self, done: Callable[[str], None]) -> None:
+        """DEBUG RELOAD: everything into tables, all caches dropped."""
+        self.engine.rotate()
+        self.keyspace.counts.follow()
+        self.keyspace.cache.clear_all()
+
+        def wait() -> None:
+            if self.engine.immutables:
+                self.after_us(10_000, wait)
+            else:
+                done("")
+
+        wait()
+
+    def pressure(self) -> float:
+        """How hard to brake writers, 0.0 .. 1.0."""
+        return self.engine.pressure()
+
+    def fetch(self, requests: list[BlockRequest], done: Callable[[], None]) -> None:
+        """Read blocks in the background, install them, then call ``done``."""
+        self._fetches.append(FetchRequest(requests, done))
+
+    def take_fetches(self) -> list[FetchRequest]:
+        """The fetches asked for since the last call."""
+        taken, self._fetches = self._fetches, []
+        return taken
+
+    # -- timers ------------------------------------------------------------------------------------
+
+    def after_us(self, delay_us: int, action: Callable[[], None]) -> Callable[[], None]:
+        """Call ``action`` on the loop after a delay; the result cancels it."""
+        return self._timers.at(self.now_us + delay_us, action)
+
+    def next_timer_us(self) -> int:
+        """Monotonic time at which ``on_timer`` is due."""
+        deadline = self._timers.next_us()
+        return _NEVER_US if deadline is None else deadline
+
+    def on_timer(self) -> None:
+        """Do what is due."""
+        self._timers.run(self.now_us)
+
+    def stall_until(self, monotonic_us: int) -> None:
+        """DEBUG SLEEP: no client is served before that time."""
+        self.host.stall_until(monotonic_us)
+
+    # -- what forbids the fast path ----------------------------------------------------------------
+
+    def recompute_plain(self) -> None:
+        """A cause that forbids the fast path for the whole node changed."""
+        self.dispatcher.plain = not (
+            self.monitors or self.pause_mode or self.keyspace.watching or self.dispatcher.refusal is not None
+        )
+
+    def refresh_refusal(self) -> None:
+        """Find out whether clients' writes are to be refused, and how."""
+        refusal: bytes | None = None
+        if self.engine.refusal() is not None:
+            refusal = errors.DISK_FULL
+        else:
+            limit = self.config.value("max-disk")
+            if limit and self.engine.stats()["disk_bytes"] > limit:
+                refusal = errors.OUT_OF_MEMORY
+        if refusal != self.dispatcher.refusal:
+            self.dispatcher.refusal = refusal
+            self.metrics.writes_refused = int(refusal is not None)
+            self.log("warning" if refusal else "notice", "writes are refused" if refusal else "writes go on")
+            self.recompute_plain()
+
+    def end_pause(self) -> None:
+        """CLIENT PAUSE is over: run what waited for it."""
+        self.pause_mode = ""
+        self.pause_until_us = 0
+        waiting, self._unpaused = self._unpaused, []
+        self.recompute_plain()
+        for action in waiting:
+            action()
+
+    def when_unpaused(self, action: Callable[[], None]) -> None:
+        """Call ``action`` when the pause ends."""
+        self._unpaused.append(action)
+        self.after_us(max(0, self.pause_until_us - self.now_us) + 1000, self._pause_due)
+
+    def _pause_due(self) -> None:
+        if self.pause_mode and self.now_us >= self.pause_until_us:
+            self.end_pause()
+
+    # -- what commands ask of the server -------------------------------------------------------------
+
+    def feed_monitors(self, session: Session, argv: list[bytes]) -> None:
+        """Show a request to all MONITOR connections."""
+        line = monitor_line(self.clock.wall_us(), session.db, session.address, argv)
+        for monitor in self.monitors:
+            monitor.sink.push(line)
+
+    def slow_command(self, session: Session, argv: list[bytes], took_us: int) -> None:
+        """A command took at least ``slow_us``."""
+        self.slowlog.add(
+            argv,
+            duration_us=took_us,
+            wall_ms=self.now_ms,
+            client=session.address,
+            name=session.name,
+        )
+
+    def check_save_points(self) -> None:
+        """Snapshot when a save rule is met."""
+        self.snapshots.check(self.config.value("save"))
+
+    def shutdown(self, *, save: bool | None, now: bool, force: bool) -> None:
+        """Begin a graceful stop."""
+        if self.shutdown_request is not None:
+            raise CommandError(error(b"ERR Errors trying to SHUTDOWN. Check logs."))
+        self.shutdown_request = ShutdownRequest(save, now, force)
+
+    def abort_shutdown(self) -> bool:
+        """Cancel a stop under way; False when there is none."""
+        pending, self.shutdown_request = self.shutdown_request, None
+        return pending is not None
+
+    def rewrite_config(self) -> bytes:
+        """CONFIG REWRITE: the finished reply."""
+        return self.host.rewrite_config()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by part, for INFO and MEMORY STATS."""
+        engine = self.engine.stats()
+        row_cache = self.keyspace.cache.stats()["bytes"]
+        block_cache = int(engine.get("block_cache_bytes", engine.get("bytes", 0)))
+        memtables = int(engine["memtable_bytes"]) + sum(table.charge() for table in self.engine.immutables)
+        return {
+            **self.host.memory(),
+            "row_cache": row_cache,
+            "block_cache": block_cache,
+            "memtables": memtables,
+            "used": row_cache + block_cache + memtables,
+            "maxmemory": self.config.value("maxmemory"),
+        }
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Clean stop: note the exact clock, make the log durable. Blocking."""
+        self.keyspace.write_exact_clock()
+        self.keyspace.counts.save_if_due()
+        self.engine.commit()
+        plan = self.engine.sync_plan()
+        if plan is not None:
+            plan.run()
+            self.engine.on_synced(plan)
+        self.engine.close()
+

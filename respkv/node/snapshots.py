@@ -1,0 +1,111 @@
+"""Snapshots: BGSAVE, SAVE and save points, made of hard links, without a fork.
+
+A snapshot is a directory ``snapshots/<UTC time>-<number>`` that opens as a data directory (under a new node id).
+The newest ``snapshots-kept`` stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from respkv.storage.plans import SnapshotPlan, remove_tree
+
+if TYPE_CHECKING:
+    from respkv.node.node import Node
+
+_DIRECTORY: Final = "snapshots"
+
+
+class Snapshots:
+    """Makes one snapshot at a time. Times are wall ms."""
+
+    def __init__(self, node: Node, directory: str) -> None:
+        self.node = node
+        self.path = f"{directory}/{_DIRECTORY}"
+        self.last_save_ms = node.now_ms
+        self.last_ok = True
+        self.last_took_ms = 0
+        self.made = 0
+        self._plan: SnapshotPlan | None = None
+        self._running = False
+        self._done: list[Callable[[str], None]] = []
+        self._began_ms = 0
+        self._saved_entries = 0
+        self._tried_ms = 0
+
+    @property
+    def busy(self) -> bool:
+        """True while a snapshot is under way."""
+        return self._plan is not None
+
+    def changes(self) -> int:
+        """Commits since the last snapshot."""
+        return self.node.engine.appended_lsn - self._saved_entries
+
+    def begin(self, done: Callable[[str], None]) -> None:
+        """Start a snapshot, or join the one under way."""
+        if self._plan is not None:
+            self._done.append(done)
+            return
+        node = self.node
+        node.fs.mkdir(self.path)
+        self._began_ms = self._tried_ms = node.now_ms
+        name = f"{self.path}/{node.now_ms:015d}"
+        plan = node.engine.snapshot(name)
+        node.keyspace.counts.follow()
+        if plan is None:
+            self.last_ok = False
+            done("no space left on the disk")
+            return
+        self._plan = plan
+        self._done.append(done)
+        node.log("notice", f"Background saving started: {name}")
+
+    def ready(self) -> SnapshotPlan | None:
+        """The plan that may be run now, once."""
+        if self._plan is not None and not self._running and self._plan.ready:
+            self._running = True
+            return self._plan
+        return None
+
+    def done(self, plan: SnapshotPlan, problem: str) -> None:
+        """The plan has run."""
+        node = self.node
+        node.engine.on_snapshot_done(plan)
+        self._plan, self._running = None, False
+        self.last_ok = not problem
+        self.last_took_ms = node.now_ms - self._began_ms
+        if problem:
+            node.log("warning", f"Background saving error: {problem}")
+        else:
+            self.made += 1
+            self.last_save_ms = node.now_ms
+            self._saved_entries = plan.lsn
+            node.log("notice", "Background saving terminated with success")
+            self._drop_old()
+        waiting, self._done = self._done, []
+        for done in waiting:
+            done(problem)
+
+    def _drop_old(self) -> None:
+        names = [name for name in self.node.fs.listdir(self.path) if name.isdigit()]
+        for name in names[: -self.node.config.value("snapshots-kept")]:
+            remove_tree(self.node.fs, f"{self.path}/{name}")
+
+    def check(self, rules: tuple[tuple[int, int], ...]) -> None:
+        """Begin when one of the (seconds, changes) rules is met; after a failure not before 5 s."""
+        if self.busy or not rules:
+            return
+        now_ms = self.node.now_ms
+        if not self.last_ok and now_ms - self._tried_ms < 5_000:
+            return
+        changes = self.changes()
+        for seconds, least in rules:
+            if changes >= least and now_ms - self.last_save_ms >= seconds * 1000:
+                self.begin(_ignore)
+                return
+
+
+def _ignore(problem: str) -> None:
+    """Save points have nobody to tell; the log says how it went."""

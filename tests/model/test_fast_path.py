@@ -1,0 +1,98 @@
+"""The fast path is no second semantics: random histories with it and without it give the same replies, the same log
+bytes and the same counters."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from respkv.testing.node_driver import Client, NodeDriver, encode_request
+
+KEYS = [b"k%d" % n for n in range(12)] + [b"{tag}x", b"", b"\x00\xff"]
+
+
+def random_request(rng: random.Random) -> list[bytes]:
+    key, value = rng.choice(KEYS), rng.choice((b"", b"7", b"v" * rng.randrange(300), b"*3\r\n$1\r\n"))
+    roll = rng.random()
+    if roll < 0.35:
+        return [rng.choice((b"GET", b"get", b"gEt")), key]
+    if roll < 0.7:
+        return [rng.choice((b"SET", b"set", b"Set")), key, value]
+    return rng.choice(
+        [
+            [b"SET", key, value, b"PX", b"50"],
+            [b"DEL", key],
+            [b"INCR", key],
+            [b"APPEND", key, b"x"],
+            [b"PEXPIRE", key, b"30"],
+            [b"PERSIST", key],
+            [b"EXISTS", key],
+            [b"HSET", key, b"f", value],
+            [b"DBSIZE"],
+            [b"SELECT", b"%d" % rng.randrange(2)],
+            [b"FLUSHDB"],
+            [b"MULTI"],
+            [b"EXEC"],
+            [b"WATCH", key],
+            [b"GET"],
+            [b"SET", key],
+            [b"NOSUCH", key],
+            [b"MSET", key, value, rng.choice(KEYS), b"m"],
+            [b"MGET", key, rng.choice(KEYS)],
+        ]
+    )
+
+
+def log_entries(driver: NodeDriver) -> list[tuple[bytes, bytes]]:
+    driver.work()
+    engine = driver.node.engine
+    found: list[tuple[bytes, bytes]] = []
+    for memtable in (engine.memtable, *engine.immutables):
+        found += sorted(memtable.table.items())
+    found += list(engine.scan(b"\x01", b"\x02", wait=True))
+    return found
+
+
+def counters(driver: NodeDriver) -> dict[str, object]:
+    node = driver.node
+    calls = {name: (stats.calls, stats.failed, stats.rejected) for name, stats in node.metrics.commands.items()}
+    return {
+        "calls": {name: figures for name, figures in calls.items() if any(figures)},
+        "processed": node.metrics.commands_processed,
+        "errors": dict(node.metrics.errors),
+        "hits": node.keyspace.hits,
+        "misses": node.keyspace.misses,
+    }
+
+
+def play(seed: int, *, fast: bool) -> tuple[list[bytes], list[tuple[bytes, bytes]], dict[str, object]]:
+    rng = random.Random(seed)
+    memtable = str(rng.choice((2000, 50_000, 1 << 20)))
+    driver = NodeDriver(memtable_bytes=memtable, row_cache_bytes=str(rng.choice((3000, 1 << 20))))
+    if not fast:
+        driver.node.dispatcher.plain = False
+        driver.node.dispatcher.server.recompute_plain = lambda: None  # type: ignore[method-assign]
+    clients = [driver.connect() for _ in range(3)]
+    replies = []
+    for _ in range(250):
+        client: Client = rng.choice(clients)
+        batch = [random_request(rng) for _ in range(rng.choice((1, 1, 2, 16)))]
+        replies.append(client.send(b"".join(encode_request(*argv) for argv in batch)))
+        if rng.random() < 0.1:
+            driver.pass_time(rng.randrange(1, 40) * 1000)
+    return replies, log_entries(driver), counters(driver)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_same_with_and_without_the_fast_path(seed: int) -> None:
+    with_it, without_it = play(seed, fast=True), play(seed, fast=False)
+    for number, (left, right) in enumerate(zip(with_it[0], without_it[0], strict=True)):
+        assert left == right, number
+    assert with_it[1] == without_it[1]
+    assert with_it[2] == without_it[2]
+
+
+def test_a_planted_difference_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("respkv.commands.dispatch.OK", b"+ok\r\n")
+    assert play(0, fast=True)[0] != play(0, fast=False)[0]
