@@ -8,7 +8,7 @@ by the time the comparison takes, and values of one server alone (ids, clocks, m
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from compat.clients.raw import CLOSED, Closed, Frame, RawConnection, show
@@ -38,6 +38,14 @@ _IDENTITY: Final = frozenset({b"version", b"id"})
 #: Databases whose contents are compared.
 DATABASES: Final = (0, 1, 2, 3, 9, 15)
 _LIFETIME_TOLERANCE_MS: Final = 2000
+
+
+class Server(NamedTuple):
+    """A server to observe and the kind of connection to do it with. It is emptied."""
+
+    port: int
+    connect: Callable[[str, int], RawConnection] = RawConnection
+    host: str = "127.0.0.1"
 
 
 class Reply(NamedTuple):
@@ -76,8 +84,8 @@ def word(command: Command) -> bytes:
 class Session:
     """One connection and what must be known of its state to tell which frames answer which command."""
 
-    def __init__(self, host: str, port: int, protocol: int) -> None:
-        self._address = (host, port)
+    def __init__(self, server: Server, protocol: int) -> None:
+        self._server = server
         self._protocol = protocol
         self.pushes: list[Frame] = []
         self._subscribed: dict[bytes, set[bytes]] = {}
@@ -85,7 +93,7 @@ class Session:
         self._connect()
 
     def _connect(self) -> None:
-        self.connection = RawConnection(*self._address)
+        self.connection = self._server.connect(self._server.host, self._server.port)
         if self._protocol == 3:
             greeting = self.connection.call("HELLO", "3")
             assert greeting.kind == "%", show(greeting)
@@ -163,9 +171,9 @@ class Session:
         self.connection.close()
 
 
-def stored(host: str, port: int) -> dict[tuple[int, bytes], Stored]:
+def stored(server: Server) -> dict[tuple[int, bytes], Stored]:
     """Every key of the compared databases with kind, value and lifetime."""
-    connection = RawConnection(host, port)
+    connection = RawConnection(server.host, server.port)
     for database in DATABASES:
         connection.send([b"SELECT", b"%d" % database], [b"KEYS", b"*"])
     listed = [(connection.read(), connection.read())[1] for _ in DATABASES]
@@ -185,17 +193,17 @@ def stored(host: str, port: int) -> dict[tuple[int, bytes], Stored]:
     return found
 
 
-def observe(host: str, port: int, protocol: int, commands: Sequence[Command], *, together: bool = False) -> Transcript:
+def observe(server: Server, protocol: int, commands: Sequence[Command], *, together: bool = False) -> Transcript:
     """Run commands on an emptied server. ``together``: sent in one piece, for sequences without subscriptions."""
-    cleaner = RawConnection(host, port)
+    cleaner = RawConnection(server.host, server.port)
     emptied = cleaner.call("FLUSHALL")
     assert emptied == Frame("+", b"OK"), show(emptied)
     cleaner.close()
-    session = Session(host, port, protocol)
+    session = Session(server, protocol)
     replies = session.run_together(commands) if together else [session.run(command) for command in commands]
     pushes = session.pushes
     session.close()
-    return Transcript(replies, pushes, stored(host, port))
+    return Transcript(replies, pushes, stored(server))
 
 
 def canonical(command: Command, frame: Frame) -> Frame:

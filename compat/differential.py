@@ -33,7 +33,7 @@ from compat import cases as case_modules
 from compat.cases import Case
 from compat.clients import redis_server
 from compat.clients.raw import Frame, RawConnection
-from compat.comparison import Command, Reply, Stored, Transcript, differences, observe
+from compat.comparison import Command, Reply, Server, Stored, Transcript, differences, observe
 from compat.known import EXPECTED
 from compat.sequences import minimise, sequence
 
@@ -59,9 +59,9 @@ def version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2])
 
 
-def server_version(port: int) -> str:
+def server_version(server: Server) -> str:
     """What a server says of itself in INFO."""
-    connection = RawConnection(HOST, port)
+    connection = RawConnection(server.host, server.port)
     text: bytes = connection.call("INFO", "server").value
     connection.close()
     return text.split(b"redis_version:")[1].split(b"\r\n")[0].decode()
@@ -79,22 +79,20 @@ def unused_expectations(name: str, ours: Transcript, theirs: Transcript) -> list
     return [part for part in EXPECTED.get(name, {}) if not any(part in line for line in lines)]
 
 
-def compare_case(name: str, case: Case, protocol: int, ours: int, theirs: int) -> list[str]:
+def compare_case(name: str, case: Case, protocol: int, ours: Server, theirs: Server) -> list[str]:
     """Unexpected differences of one case between the servers on two ports."""
-    return unexpected(
-        name, observe(HOST, ours, protocol, case.commands), observe(HOST, theirs, protocol, case.commands)
-    )
+    return unexpected(name, observe(ours, protocol, case.commands), observe(theirs, protocol, case.commands))
 
 
-def compare_sequence(commands: Sequence[Command], protocol: int, ours: int, theirs: int) -> list[str]:
+def compare_sequence(commands: Sequence[Command], protocol: int, ours: Server, theirs: Server) -> list[str]:
     """Differences of one sequence, sent in one piece."""
     return differences(
-        observe(HOST, ours, protocol, commands, together=True), observe(HOST, theirs, protocol, commands, together=True)
+        observe(ours, protocol, commands, together=True), observe(theirs, protocol, commands, together=True)
     )
 
 
 def first_difference(
-    seeds: range, ours: int, theirs: int, *, end_s: float = float("inf")
+    seeds: range, ours: Server, theirs: Server, *, end_s: float = float("inf")
 ) -> tuple[int, int, list[Command], list[str]] | int:
     """(seed, protocol, shortest sequence, differences) of the first seed that differs; else how many agreed until
     the end of the range or of the time (``time.monotonic``)."""
@@ -108,7 +106,7 @@ def first_difference(
     return len(seeds)
 
 
-def _shortest(commands: list[Command], protocol: int, ours: int, theirs: int) -> list[Command]:
+def _shortest(commands: list[Command], protocol: int, ours: Server, theirs: Server) -> list[Command]:
     """What is left of a sequence that differs, nothing when it agrees."""
 
     def differs(part: list[Command]) -> bool:
@@ -133,14 +131,14 @@ def digest(case: Case) -> str:
     return hashlib.sha256(repr(case.commands).encode()).hexdigest()[:16]
 
 
-def record(theirs: int) -> dict[str, Any]:
+def record(theirs: Server) -> dict[str, Any]:
     """What the server on a port answers to every case of its age."""
     release = server_version(theirs)
     recorded: dict[str, Any] = {}
     for name, case in cases(release).items():
         entry: dict[str, Any] = {"commands": digest(case)}
         for protocol in PROTOCOLS:
-            entry[str(protocol)] = _plain(observe(HOST, theirs, protocol, case.commands))
+            entry[str(protocol)] = _plain(observe(theirs, protocol, case.commands))
         recorded[name] = entry
     return {"redis": release, "cases": recorded}
 
@@ -213,7 +211,7 @@ def _respkv(*arguments: str) -> Iterator[int]:
             process.wait(60)
 
 
-def _run_cases(ours: int, theirs: int) -> bool:
+def _run_cases(ours: Server, theirs: Server) -> bool:
     agreed = True
     for name, case in cases(server_version(theirs)).items():
         for protocol in PROTOCOLS:
@@ -232,12 +230,14 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="random sequences")
     parser.add_argument("--record", action="store_true", help=f"write {ANSWERS.name}")
     options = parser.parse_args()
-    with nullcontext(options.redis_port) if options.redis_port else redis_server.running() as theirs:
+    with nullcontext(options.redis_port) if options.redis_port else redis_server.running() as redis_port:
+        theirs = Server(redis_port)
         if options.record:
             text = json.dumps(record(theirs), separators=(",", ":"), ensure_ascii=True)
             ANSWERS.write_text(text.replace('},"', '},\n"') + "\n")
             return 0
-        with nullcontext(options.port) if options.port else _respkv() as ours:
+        with nullcontext(options.port) if options.port else _respkv() as port:
+            ours = Server(port)
             agreed = options.seed is not None or _run_cases(ours, theirs)
             first = options.seed or 0
             found = first_difference(range(first, first + options.count), ours, theirs)

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from collections.abc import Callable
+from itertools import chain
+from operator import length_hint
 from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
@@ -35,6 +37,7 @@ Quick = tuple[Callable[..., Any], int, int, CommandStats, CommandSpec]
 Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
 
 _RUN_IN_MULTI: Final = frozenset({"exec", "discard", "multi", "watch", "quit", "reset"})
+_NO_MORE: Final = object()
 _IN_PUBSUB: Final = frozenset(
     {"subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe", "ping", "quit", "reset"}
 )
@@ -49,9 +52,11 @@ class Dispatcher:
 
     __slots__ = (
         "_direct",
+        "_ended_us",
         "_get_stats",
         "_quick",
         "_set_stats",
+        "_views",
         "applier",
         "fetch",
         "keyspace",
@@ -80,7 +85,9 @@ class Dispatcher:
         self.registry = registry
         self.server = server
         self.fetch = fetch
-        self.limit_bytes = limit_bytes
+        self._views: dict[int, View] = {}
+        self._ended_us = 0
+        self.set_limit(limit_bytes)
         self.plain = True
         self.refusal: bytes | None = None
         self._get_stats = registry.command("get")
@@ -88,6 +95,11 @@ class Dispatcher:
         self._quick = self._quick_table()
         #: False when GET or SET goes by another name
         self._direct = all(table.lookup(word) is not None for word in (b"get", b"set"))
+
+    def set_limit(self, limit_bytes: int) -> None:
+        """The longest string (proto-max-bulk-len) from now on."""
+        self.limit_bytes = limit_bytes
+        self._views.clear()
 
     def _quick_table(self) -> dict[bytes, Quick]:
         """Data commands without subcommands, by their word in lower and upper case."""
@@ -113,36 +125,33 @@ class Dispatcher:
         node = clock.node.to_bytes(2, "big")
         append, quick = out.append, self._quick.get
         reads = writes = 0
-        budget = COMMANDS_PER_TURN
+        turn = 0
         pending: Pending | None = None
-        gets = parser.gets
-        argv: Any = None
-        while argv is not False:
-            # Everything the fast path holds in locals is fetched anew after each request of the general path.
-            fast = session.plain and self.plain
-            direct = fast and self._direct
-            db = keyspace.stored[session.db]
-            rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
-            prefixes = keyspace.prefixes(db)
-            table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
-            highest = keyspace.floors.highest
-            last, grown = clock.last, 0
-            argv = False
-            while budget > 0:
-                argv = gets()
-                if argv is False:
-                    break
-                budget -= 1
-                if direct:
+        while requests := parser.take():
+            waiting = iter(requests)
+            turn += len(requests)
+            for first in waiting:
+                # Everything the fast path holds in locals is fetched anew after each request of the general path.
+                fast = session.plain and self.plain
+                direct = fast and self._direct
+                db = keyspace.stored[session.db]
+                rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
+                prefixes = keyspace.prefixes(db)
+                table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
+                highest = keyspace.floors.highest
+                last, grown = clock.last, 0
+                for argv in chain((first,), waiting) if direct else (first,):
+                    if argv.__class__ is not list:
+                        break
                     size = len(argv)
-                    if size == 2:
+                    if size == 2 and direct:
                         if (argv[0] == b"GET" or argv[0] == b"get") and argv[1].__class__ is bytes:
                             row = rows.get(argv[1])
                             if row.__class__ is bytes:
                                 append(row)
                                 reads += 1
                                 continue
-                    elif size == 3 and (argv[0] == b"SET" or argv[0] == b"set"):
+                    elif size == 3 and direct and (argv[0] == b"SET" or argv[0] == b"set"):
                         _, key, value = argv
                         if key.__class__ is bytes and value.__class__ is bytes and b"{" not in key:
                             row = rows.get(key)
@@ -165,44 +174,43 @@ class Dispatcher:
                             append(OK)
                             writes += 1
                             continue
-                break
-            else:
-                argv = False  # what is left runs in the next turn
-            clock.last = last
-            if grown:
-                keyspace.cache.grow(grown)
-            if argv is False or not parser.check(argv):
-                break
-            if argv:
-                pending = self._run_one(session, argv, fast, db, append, quick)
-                if pending is not None or session.closing:
                     break
-                if not fast and session.authenticated:
-                    parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
+                else:
+                    argv = _NO_MORE
+                clock.last = last
+                if grown:
+                    keyspace.cache.grow(grown)
+                if argv is _NO_MORE:
+                    break
+                used = len(requests) - length_hint(waiting)
+                if not parser.check(argv, used - 1):
+                    break
+                if not argv:
+                    continue
+                entry = quick(argv[0]) if fast else None
+                if entry is not None and entry[1] <= len(argv) <= entry[2]:
+                    if reads or writes:
+                        self._ended_us = -1
+                    reply = self._run_quick(session, argv, entry, db)
+                else:
+                    reply = self.execute(session, argv)
+                    if session.authenticated:
+                        parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
+                if reply.__class__ is bytes:
+                    append(reply)  # type: ignore[arg-type]
+                elif reply is not None:
+                    pending = reply  # type: ignore[assignment]
+                if pending is not None or session.closing:
+                    parser.give_back(list(waiting), used)
+                    break
+            if pending is not None or session.closing or turn >= COMMANDS_PER_TURN:
+                break
         if reads or writes:
             self._count_fast(session, reads, writes)
         return pending
 
-    def _run_one(
-        self,
-        session: Session,
-        argv: list[bytes],
-        fast: bool,
-        db: int,
-        append: Callable[[bytes], None],
-        quick: Callable[[bytes], Quick | None],
-    ) -> Pending | None:
-        entry = quick(argv[0]) if fast else None
-        if entry is not None and entry[1] <= len(argv) <= entry[2]:
-            reply = self._run_quick(session, argv, entry, db)
-        else:
-            reply = self.execute(session, argv)
-        if reply.__class__ is bytes:
-            append(reply)
-            return None
-        return reply  # type: ignore[return-value]
-
     def _count_fast(self, session: Session, reads: int, writes: int) -> None:
+        self._ended_us = -1  # what they took is not the next command's
         session.commands += reads + writes
         session.last_command = "set" if writes else "get"
         self.keyspace.hits += reads
@@ -215,24 +223,32 @@ class Dispatcher:
     ) -> bytes | Pending | None:
         """A data command of a plain session on a plain node: nothing of what ``_admit`` asks can be in its way."""
         handler, _, _, stats, spec = entry
-        registry, keyspace, clock_us = self.registry, self.keyspace, self.server.clock.monotonic_us
-        started_us = clock_us()
+        registry, server = self.registry, self.server
+        # One reading of the clock serves as this command's end and the next one's start.
+        started_us = self._ended_us
+        if started_us < server.now_us:
+            started_us = server.now_us if started_us >= 0 else server.clock.monotonic_us()
         session.last_command = spec.name
         session.commands += 1
+        view = self._views.get(db)
+        if view is None:
+            view = self._views[db] = View(self.keyspace, db, server.rng, self.limit_bytes)
         try:
-            reply, effects = handler(argv, View(keyspace, db, self.server.rng, self.limit_bytes))
+            reply, effects = handler(argv, view)
             if effects:
                 self.applier.apply(effects)
         except (CommandError, CorruptionError, ReadMiss) as reason:
-            return self._call_failed(session, spec, argv, reason, clock_us() - started_us)
-        took_us = clock_us() - started_us
+            self._ended_us = server.clock.monotonic_us()
+            return self._call_failed(session, spec, argv, reason, self._ended_us - started_us)
+        self._ended_us = ended_us = server.clock.monotonic_us()
+        took_us = ended_us - started_us
         registry.commands_processed += 1
         stats.calls += 1
         stats.usec += took_us
         if registry.latency_tracking:
             stats.histogram.record(took_us)
-        if took_us >= self.server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
-            self.server.slow_command(session, argv, took_us)
+        if took_us >= server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
+            server.slow_command(session, argv, took_us)
         return reply if reply.__class__ is bytes else encode(reply, session.proto)
 
     def _call_failed(
@@ -288,7 +304,7 @@ class Dispatcher:
         flags = spec.flags
         if session.multi is not None and spec.name not in _RUN_IN_MULTI:
             return self._queue(session, spec, argv)
-        if session.proto == 2 and (session.channels or session.patterns) and spec.name not in _IN_PUBSUB:
+        if session.proto == 2 and session.subscribed() and spec.name not in _IN_PUBSUB:
             return self._reject(
                 session,
                 spec,

@@ -40,7 +40,7 @@ _EXPIRIES: Final = (b"EX", b"PX", b"EXAT", b"PXAT")
 
 def named_fields(argv: list[bytes], at: int, bad_count: bytes = FIELD_COUNT) -> list[bytes]:
     """The fields of ``FIELDS numfields field [field ...]``, which starts at ``argv[at]`` and ends the request."""
-    if at >= len(argv) or keyword(argv[at]) != b"FIELDS":
+    if keyword(argv[at]) != b"FIELDS":
         raise fail(NO_FIELDS_WORD)
     if at + 1 >= len(argv):
         raise fail(bad_count)

@@ -56,14 +56,12 @@ def event_bits(letters: str) -> int:
 class PubSub:
     """Subscriptions of one node. ``events`` says which keyspace events are wanted (0: none)."""
 
-    __slots__ = ("_sharded", "channels", "events", "patterns", "published", "shard_channels")
+    __slots__ = ("channels", "events", "patterns", "published", "shard_channels")
 
     def __init__(self) -> None:
         self.channels: _Listeners = {}
         self.patterns: _Listeners = {}
         self.shard_channels: _Listeners = {}
-        #: session id -> its shard channels, in order of subscription
-        self._sharded: dict[int, dict[bytes, None]] = {}
         self.events = 0
         self.published = 0
 
@@ -96,21 +94,17 @@ class PubSub:
 
     def subscribe_shard(self, session: Session, channel: bytes) -> None:
         """``session`` listens to a shard channel."""
-        self._sharded.setdefault(session.id, {})[channel] = None
+        session.shard_channels[channel] = None
         self.shard_channels.setdefault(channel, {})[session.id] = session
 
     def unsubscribe_shard(self, session: Session, channel: bytes) -> None:
         """``session`` no longer listens to a shard channel."""
-        mine = self._sharded.get(session.id)
-        if mine is not None:
-            mine.pop(channel, None)
-            if not mine:
-                del self._sharded[session.id]
+        session.shard_channels.pop(channel, None)
         _remove(self.shard_channels, channel, session)
 
     def shards_of(self, session: Session) -> list[bytes]:
         """The shard channels of a session."""
-        return list(self._sharded.get(session.id, ()))
+        return list(session.shard_channels)
 
     def drop_session(self, session: Session) -> None:
         """The session is gone, or wants none of its subscriptions. O(its subscriptions)."""
@@ -123,8 +117,8 @@ class PubSub:
 
     def clients(self) -> int:
         """Connections with at least one subscription. O(subscriptions)."""
-        found: dict[int, None] = dict.fromkeys(self._sharded)
-        for table in (self.channels, self.patterns):
+        found: dict[int, None] = {}
+        for table in (self.channels, self.patterns, self.shard_channels):
             for listeners in table.values():
                 found.update(dict.fromkeys(listeners))
         return len(found)
@@ -177,10 +171,7 @@ class PubSub:
                 assert all(name in getattr(session, own) for session in listeners.values())
         for name, listeners in self.shard_channels.items():
             assert listeners, name
-            assert all(name in self._sharded[ident] for ident in listeners)
-        assert all(self._sharded.values())
-        for ident, names in self._sharded.items():
-            assert all(ident in self.shard_channels[name] for name in names)
+            assert all(name in session.shard_channels for session in listeners.values())
 
 
 def _remove(table: _Listeners, name: bytes, session: Session) -> None:

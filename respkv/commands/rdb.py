@@ -45,7 +45,7 @@ _INTEGERS: Final = {0: 1, 1: 2, 2: 4}
 _LZF: Final = 3
 
 #: Redis' thresholds for a listpack, and for compressing a string.
-_LISTPACK_FIELDS: Final = 128
+_LISTPACK_FIELDS: Final = 512
 _LISTPACK_BYTES: Final = 64
 _COMPRESS_MIN: Final = 20
 #: Longer strings are written as they are: compressing them would hold up everybody.

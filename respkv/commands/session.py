@@ -100,6 +100,7 @@ class Session:
         "proto",
         "reply_mode",
         "server",
+        "shard_channels",
         "sink",
         "skip_next",
         "unix",
@@ -137,6 +138,7 @@ class Session:
         self.watch_broken = False
         self.channels: dict[bytes, None] = {}
         self.patterns: dict[bytes, None] = {}
+        self.shard_channels: dict[bytes, None] = {}
         self.is_monitor = False
         #: ON, OFF or SKIP as CLIENT REPLY left it; skip_next covers the command after SKIP
         self.reply_mode = "on"
@@ -149,8 +151,8 @@ class Session:
         self.plain = False
 
     def subscribed(self) -> bool:
-        """True while the connection has at least one channel or pattern."""
-        return bool(self.channels or self.patterns)
+        """True while the connection has at least one channel, pattern or shard channel."""
+        return bool(self.channels or self.patterns or self.shard_channels)
 
     def send(self, reply: Reply) -> None:
         """Out-of-band output: pub/sub messages, MONITOR lines."""
@@ -163,8 +165,7 @@ class Session:
             and self.multi is None
             and self.reply_mode == "on"
             and not self.skip_next
-            and not self.channels
-            and not self.patterns
+            and not self.subscribed()
             and not self.is_monitor
             and not self.closing
         )

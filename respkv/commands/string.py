@@ -148,7 +148,7 @@ def setrange(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
 
 
 def _add(key: bytes, delta: int, view: View) -> tuple[Reply, Effects]:  # HOT: incr
-    value = view.string(key)
+    value, expire_at_ms = view.text(key)
     if value is None:
         return reply.integer(delta), ((effects.PUT, view.db, key, b"%d" % delta, 0),)
     try:
@@ -161,7 +161,7 @@ def _add(key: bytes, delta: int, view: View) -> tuple[Reply, Effects]:  # HOT: i
     number += delta
     if not INT64_MIN <= number <= INT64_MAX:
         raise fail(errors.OVERFLOW)
-    return reply.integer(number), ((effects.PUT, view.db, key, b"%d" % number, view.expire_at(key) or 0),)
+    return reply.integer(number), ((effects.PUT, view.db, key, b"%d" % number, expire_at_ms),)
 
 
 def incr(argv: list[bytes], view: View) -> tuple[Reply, Effects]:

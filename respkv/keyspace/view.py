@@ -178,6 +178,17 @@ class View:
             raise CommandError(WRONG_TYPE)
         return value_of_string(row)
 
+    def text(self, key: bytes) -> tuple[bytes | None, int]:
+        """(value, absolute expiry in ms) of a string key, (None, 0) when it is absent; raises WRONGTYPE."""
+        row = self.row(key)
+        if row.__class__ is bytes:
+            return row[row.index(b"\n") + 1 : -2], 0  # type: ignore[index, union-attr]
+        if row is None:
+            return None, 0
+        if type(row) is HashRow:
+            raise CommandError(WRONG_TYPE)
+        return value_of_string(row), row_expiry(row)
+
     def reply(self, key: bytes) -> bytes | None:
         """The value of a string key as a finished bulk reply; raises WRONGTYPE for other kinds."""
         row = self.row(key)

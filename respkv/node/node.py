@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 
 from respkv.base.errors import BlockRequest, CommandError
 from respkv.commands.dispatch import Dispatcher
-from respkv.commands.monitor import monitor_line
+from respkv.commands.monitor import monitor_line, redacted
 from respkv.commands.pubsub import PubSub
 from respkv.commands.session import Pending, Session, Sink
 from respkv.commands.table import build_table
@@ -186,7 +186,7 @@ class Node:
             self._fsync = value
 
         def bulk(value: Any) -> None:
-            self.dispatcher.limit_bytes = value
+            self.dispatcher.set_limit(value)
             self.transactions.limit_bytes = value
 
         for name, follow in (
@@ -196,9 +196,14 @@ class Node:
             ("slowlog-max-len", self.slowlog.resize),
             ("latency-tracking", tracking),
             ("latency-monitor-threshold", threshold),
+            ("notify-keyspace-events", self._on_events),
         ):
             follow(config.value(name))
             config.subscribe(name, follow)
+
+    def _on_events(self, value: Any) -> None:
+        self.pubsub.set_events(value)
+        self.recompute_plain()
 
     def _attach_metrics(self) -> None:
         """Tell the registry where to find the figures that others keep."""
@@ -255,6 +260,8 @@ class Node:
     def disconnect(self, session: Session) -> None:
         """The connection is gone: nothing of its session may linger."""
         session.closing = True
+        if session.blocked is not None and session.blocked.on_unblock is not None:
+            session.blocked.on_unblock(None)
         self.watches.unwatch(session)
         self.pubsub.drop_session(session)
         if session.is_monitor:
@@ -473,7 +480,11 @@ class Node:
     def recompute_plain(self) -> None:
         """A cause that forbids the fast path for the whole node changed."""
         self.dispatcher.plain = not (
-            self.monitors or self.pause_mode or self.keyspace.watching or self.dispatcher.refusal is not None
+            self.monitors
+            or self.pause_mode
+            or self.keyspace.watching
+            or self.pubsub.events
+            or self.dispatcher.refusal is not None
         )
 
     def refresh_refusal(self) -> None:
@@ -520,7 +531,7 @@ class Node:
     def slow_command(self, session: Session, argv: list[bytes], took_us: int) -> None:
         """A command took at least ``slow_us``."""
         self.slowlog.add(
-            argv,
+            redacted(argv),
             duration_us=took_us,
             wall_ms=self.now_ms,
             client=session.address,
@@ -553,6 +564,7 @@ class Node:
         block_cache = int(engine.get("block_cache_bytes", engine.get("bytes", 0)))
         memtables = int(engine["memtable_bytes"]) + sum(table.charge() for table in self.engine.immutables)
         return {
+            "total": self.host.machine_bytes(),
             **self.host.memory(),
             "row_cache": row_cache,
             "block_cache": block_cache,

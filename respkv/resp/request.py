@@ -23,16 +23,17 @@ set; the reader starts each chunk between two requests; memory is the bytes rece
 ``buffered`` says) plus at most a chunk of 64 KiB and the 11 MB that the worst of these lets the reader reserve
 until it is found out. No count in a header reserves anything else.
 
-What the caller does: ``feed`` what was received, then call ``gets()`` until it answers False. Each list it
-yields must, before use, either be known to hold ``bytes`` only (``argv[1].__class__ is bytes`` ...) or be passed
-to ``check``. When ``check`` or ``gets`` answers False, look at ``error``. An empty list is to be ignored.
+What the caller does: ``feed`` what was received, then ``take`` lists of requests until it answers an empty one.
+A request must, before use, either be known to be a list of ``bytes`` (``argv[1].__class__ is bytes`` ...) or pass
+``check``. When ``check`` answers False, forget the rest of the list and ``take`` again. When nothing more is
+taken, look at ``error``. An empty request is to be ignored.
 """
 
 from __future__ import annotations
 
 import re
 from collections import deque
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import hiredis
 
@@ -40,6 +41,7 @@ from respkv.resp.careful import BAD_BULK, CarefulParser, Limits
 
 _SMALL_BYTES: Final = 1024
 _CHUNK_BYTES: Final = 64 * 1024
+_LONG_BYTES: Final = 4 * 1024
 _SURE_CUT_BYTES: Final = 8 * 1024
 _KEPT_READER_BYTES: Final = 16 * 1024
 
@@ -72,6 +74,7 @@ class RequestParser:
         "_gets",
         "_limits",
         "_reader",
+        "_ready",
         "_small",
         "_taken",
         "error",
@@ -83,6 +86,7 @@ class RequestParser:
         self._limits = Limits()
         self._reader: Any = None
         self._gets: Any = None
+        self._ready: list[Any] = []  # Taken before and given back.
         self._base = b""  # The chunk in the reader, and how many of its requests have been taken.
         self._taken = 0
         self._small = _SMALL_BYTES
@@ -101,75 +105,99 @@ class RequestParser:
         if data and self.error is None:
             self._chunks.append(data)
 
-    def gets(self) -> list[Any] | Literal[False]:  # HOT: request_parser
-        """The next request, or False: no complete one is there, or ``error`` is set."""
-        gets = self._gets
-        if gets is None:
-            if self._careful is None:
+    def take(self) -> list[Any]:  # HOT: request_parser
+        """Requests: those of one chunk, or one; an empty list when no complete one is there, or ``error`` is set."""
+        if self._ready:
+            ready, self._ready = self._ready, []
+            return ready
+        if self._careful is None:
+            if self._gets is None:
                 if not self._chunks:
-                    return False
+                    return []
                 data = self._chunks.popleft()
                 if len(data) <= self._small:
                     request = self._whole(data)
                     if request is not None:
-                        return request
+                        self._base = b""
+                        return [request]
                 self._start(data)
-            elif not self._active and not self._chunks:
-                return False
-        else:
-            try:
-                argv = gets()
-            except _READER_ERRORS:
-                argv = None
-            if argv.__class__ is list:
-                self._taken += 1
-                return argv
-            self._end_chunk(drained=argv is _NO_MORE)
-        return self._next()
+            if self._gets is not None:
+                requests = self._drain()
+                if requests:
+                    return requests
+        elif not self._active and not self._chunks:
+            return []
+        request = self._next()
+        return [] if request is False else [request]
 
-    def check(self, argv: list[Any]) -> bool:
-        """True when all elements are bytes and the command is not a web browser's; else sets ``error``.
+    def _drain(self) -> list[Any]:
+        """All that the reader makes of its chunk, in one sweep."""
+        self._taken = 0
+        try:
+            requests = list(iter(self._gets, _NO_MORE))
+        except _READER_ERRORS:
+            self._repair()
+            return []
+        data, self._taken = self._base, len(requests)
+        self._end_chunk(drained=True)
+        self._base, self._taken = data, 0
+        return requests
 
-        Only for the list that the last ``gets`` returned.
+    def give_back(self, rest: list[Any], used: int) -> None:
+        """Of the last list taken only ``used`` requests were used: ``rest`` comes out again first."""
+        self._ready = rest
+        self._taken += used
+
+    def check(self, argv: Any, index: int = 0) -> bool:
+        """True when ``argv``, at ``index`` of the last list taken, is a list of bytes and no web browser's request.
+
+        Otherwise the careful parser takes over from there: it yields what hiredis misread, or sets ``error``.
         """
-        for argument in argv:
-            if argument.__class__ is not bytes:
-                self._repair()  # Walking past this request meets the mistake.
-                self._next()
-                self._fail(self.error or BAD_BULK)
-                return False
-        if argv and argv[0][:1] in b"pPhH" and argv[0].lower() in _CROSS_PROTOCOL:
-            self._fail(b"")
-            return False
-        return True
+        if argv.__class__ is list:
+            for argument in argv:
+                if argument.__class__ is not bytes:
+                    break
+            else:
+                if argv and argv[0][:1] in b"pPhH" and argv[0].lower() in _CROSS_PROTOCOL:
+                    self._fail(b"")
+                    return False
+                return True
+        self._taken += index
+        self._ready = []
+        if self._careful is not None:
+            # The chunk's unfinished end is there already; it is the end of the chunk itself.
+            self._leave_careful()
+        self._repair()
+        request = self._next()
+        if request is not False:
+            self._ready.insert(0, request)
+        return False
 
     @property
     def has_more(self) -> bool:
-        """True when ``gets`` may yield a request without further input. False after it answered False."""
-        return self.error is None and (self._gets is not None or self._active or bool(self._chunks))
+        """True when ``take`` may yield a request without further input. False after it yielded none."""
+        if self.error is not None:
+            return False
+        return bool(self._ready) or self._gets is not None or self._active or bool(self._chunks)
 
     @property
     def buffered(self) -> int:
         """Bytes received and not yet returned as requests; while the reader is at work, its whole chunk."""
         held = sum(map(len, self._chunks))
-        if self._gets is not None:
+        if self._gets is not None or self._ready:
             held += len(self._base)
         if self._careful is not None:
             held += self._careful.held
         return held
 
-    def _next(self) -> list[Any] | Literal[False]:
+    def _next(self) -> Any:
         """Go on with the careful parser, or with the next chunk."""
         while self.error is None:
             if self._gets is not None:
-                try:
-                    argv = self._gets()
-                except _READER_ERRORS:
-                    argv = None
-                if argv.__class__ is list:
-                    self._taken += 1
-                    return argv
-                self._end_chunk(drained=argv is _NO_MORE)
+                requests = self._drain()
+                if requests:
+                    self._ready = requests[1:]
+                    return requests[0]
                 continue
             careful = self._careful
             if careful is not None:
@@ -196,6 +224,7 @@ class RequestParser:
             data = self._chunks.popleft()
             argv = self._whole(data) if len(data) <= self._small else None
             if argv is not None:
+                self._base = b""
                 return argv
             self._start(data)
         return False
@@ -292,6 +321,7 @@ class RequestParser:
         careful = self._start_careful(self._base)
         for _ in range(self._taken):
             careful.skip()
+        self._taken = 0
         self._base = b""
         self._gets = self._reader = None
 
@@ -310,6 +340,7 @@ class RequestParser:
         """Nothing after this is parsed or kept."""
         self.error = reply
         self._chunks.clear()
+        self._ready = []
         self._leave_careful()
         self._gets = self._reader = None
         self._base = b""
@@ -322,7 +353,6 @@ class RequestParser:
         """One parser at a time; nothing is kept for nobody."""
         assert self._gets is None or self._careful is None
         assert self._gets is None or self._reader is not None
-        assert self._gets is not None or not self._base
         assert self._careful is not None or not self._active
         assert self.error is None or not self.buffered
 

@@ -10,6 +10,7 @@ import pytest
 
 from respkv.resp.careful import CarefulParser, Limits, split_words
 from respkv.resp.request import RequestParser
+from tests.unit.resp.one_by_one import gets
 
 SET = b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$2\r\nvv\r\n"
 GET = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
@@ -18,7 +19,7 @@ GET = b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n"
 def take(parser: RequestParser) -> list[list[Any]]:
     """What a caller takes: requests until there is none or one is refused."""
     taken = []
-    while (argv := parser.gets()) is not False and parser.check(argv):
+    while (argv := gets(parser)) is not False and parser.check(argv, -1):
         if argv:
             taken.append(argv)
     parser.check_invariants()
@@ -200,7 +201,7 @@ def test_limits_follow_authentication_within_a_pipeline() -> None:
     parser = RequestParser()
     parser.set_limits(max_bulk=1 << 29, unauthenticated=True)
     parser.feed(b"*2\r\n$4\r\nAUTH\r\n$1\r\np\r\n*11\r\n" + b"$1\r\na\r\n" * 11)
-    assert parser.gets() == [b"AUTH", b"p"]
+    assert gets(parser) == [b"AUTH", b"p"]
     parser.set_limits(max_bulk=1 << 29, unauthenticated=False)
     assert take(parser) == [[b"a"] * 11]
     assert parser.error is None
@@ -251,7 +252,7 @@ def test_a_budget_leaves_requests_behind() -> None:
     parser = RequestParser()
     parser.feed(SET * 10)
     parser.feed(GET * 10 + GET[:5])
-    assert parser.gets() == [b"SET", b"k", b"vv"]
+    assert gets(parser) == [b"SET", b"k", b"vv"]
     assert parser.has_more
     assert parser.buffered == len(SET) * 10 + len(GET) * 10 + 5
     parser.feed(GET[5:])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from respkv.resp.request import RequestParser
+from tests.unit.resp.one_by_one import gets
 
 MAX_BULK = 1 << 20
 SPACE = b" \t\n\v\f\r"
@@ -155,10 +156,10 @@ def run(
         pace = paces[number % len(paces)] if end < len(stream) else -1
         while pace:
             pace -= 1
-            argv = parser.gets()
+            argv = gets(parser)
             if argv is False:
                 break
-            if not parser.check(argv):
+            if not parser.check(argv, -1):
                 break
             if argv:
                 requests.append(argv)
@@ -317,7 +318,7 @@ def test_garbage_neither_raises_nor_reserves(seed: int) -> None:
                     + bytes(rng.choices(letters, k=size))
                 )
                 taken = 0
-                while (argv := parser.gets()) is not False and parser.check(argv):
+                while (argv := gets(parser)) is not False and parser.check(argv, -1):
                     taken += 1
                     assert taken <= 2000
             parser.check_invariants()
@@ -337,7 +338,7 @@ def test_huge_counts_reserve_nothing(kind: bytes, before: bytes) -> None:
         tracemalloc.start()
         for piece in (stream[:cut], stream[cut:]):
             parser.feed(piece)
-            while (argv := parser.gets()) is not False and parser.check(argv):
+            while (argv := gets(parser)) is not False and parser.check(argv, -1):
                 pass
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
@@ -348,7 +349,7 @@ def test_nested_counts_reserve_little() -> None:
     parser = RequestParser()
     tracemalloc.start()
     parser.feed(b"*1\r\n$4\r\nPING\r\n" + b"*99\r\n" * 13000 + b"*1\r\n")
-    while (argv := parser.gets()) is not False and parser.check(argv):
+    while (argv := gets(parser)) is not False and parser.check(argv, -1):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
