@@ -68,6 +68,7 @@ def _serve(
     # Until the loop has its own handlers both end the process, as nothing has been promised yet.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    executable = os.path.abspath(sys.argv[0])
     directory = config.string("dir")
     try:
         os.chdir(directory)
@@ -98,7 +99,7 @@ def _serve(
         )
     log.role = "M"
     try:
-        server = Server(config, fs, clock, log, executable=os.path.abspath(sys.argv[0]))
+        server = Server(config, fs, clock, log, executable=executable)
         server.prepare()
     except StartError as error:
         log("warning", str(error))

@@ -23,7 +23,7 @@ NO_LFU: Final = error(
     b" switching between policies at runtime LRU and LFU data will take some time to adjust."
 )
 #: hash-max-listpack-entries and -value, and the longest string that Redis embeds
-_LISTPACK_ENTRIES: Final = 128
+_LISTPACK_ENTRIES: Final = 512
 _LISTPACK_BYTES: Final = 64
 _EMBEDDED_BYTES: Final = 44
 #: integers below this are shared objects, whose reference count reads as the largest int
@@ -71,7 +71,7 @@ def object_encoding(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
 
 
 def _hash_encoding(fields: HashView) -> bytes:
-    """O(1): at most 128 elements are looked at."""
+    """O(1): at most 512 elements are looked at."""
     if fields.count() > _LISTPACK_ENTRIES:
         return b"hashtable"
     expiring = False

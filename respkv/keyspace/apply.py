@@ -25,7 +25,7 @@ from respkv.causality.record import (
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.keyspace import Keyspace
-from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_expiry
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry
 from respkv.keyspace.view import string_row
 from respkv.storage.write_batch import pack_lengths
 
@@ -53,6 +53,8 @@ class Applier:
 
     def apply(self, effects: fx.Effects) -> None:
         """Apply all effects of one command or transaction."""
+        if len(effects) == 1 and effects[0][0] == fx.PUT_ELEMENT and self._put_one_element(effects[0]):
+            return
         for effect in effects:
             if effect[0] != fx.PUT:
                 break
@@ -236,6 +238,41 @@ class Applier:
             counted[db, key] = row
         if keyspace.watching:
             self._touch(db, key)
+
+    def _put_one_element(self, effect: fx.Effect) -> bool:  # HOT: hset
+        """One element without expiry into a hash that exists: ``_put_element`` without a plan. False: not that case.
+
+        May raise ReadMiss before anything has changed.
+        """
+        _, db, key, _, field, value, expire_at_ms = effect
+        keyspace = self.keyspace
+        row = keyspace.row(db, key)
+        if row.__class__ is not HashRow or expire_at_ms:
+            return False
+        assert isinstance(row, HashRow)
+        old = row.fields.get(field)
+        if old is None and not row.complete:
+            old = keyspace.element(db, key, row, field)
+        clock, engine = keyspace.clock, keyspace.engine
+        clock.last += 1
+        internal = row.prefix + field
+        record = b"\x01" + clock.last.to_bytes(8, "big") + clock.node.to_bytes(2, "big") + value
+        engine.memtable.table[internal] = record
+        engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
+        row.fields[field] = value
+        if old.__class__ is bytes:
+            if len(old) != len(value):  # type: ignore[arg-type]
+                keyspace.cache.adjust(db, key, row, len(value) - len(old))  # type: ignore[arg-type]
+        else:
+            before = field_charge(field, old) if old is not None else 0
+            keyspace.cache.adjust(db, key, row, field_charge(field, value) - before)
+        if old is None:
+            row.count += 1
+            self._write_count(db, key, row)
+        if keyspace.watching:
+            self._touch(db, key)
+        keyspace.trim(db, key, row)
+        return True
 
     def _remove_element(
         self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]

@@ -159,9 +159,14 @@ class Keyspace:
 
     def row(self, db: int, key: bytes) -> Row | None:
         """The live row of a key; None when it is absent or its time has come."""
-        row: Row | None = self.cache.get(db, key)
-        if row is None:
-            row = self._load(db, key)
+        rows = self.cache.young.get(db)
+        row: Row | None = rows.get(key) if rows is not None else None
+        if row is not None:
+            self.cache.hits += 1
+        else:
+            row = self.cache.get(db, key)
+            if row is None:
+                row = self._load(db, key)
         if row is None or type(row) is bytes:
             return row
         expire_at_ms = row.expire_at_ms  # type: ignore[union-attr]

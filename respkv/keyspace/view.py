@@ -99,7 +99,7 @@ class HashView:
 
     def _ordered(self, after: bytes | None) -> Iterator[tuple[bytes, FieldEntry]]:
         row, changes = self._row, self._changes
-        if changes or row is None or row.complete:
+        if changes or row is None:
             for field, entry in self._live():
                 if after is None or field > after:
                     yield field, entry

@@ -49,8 +49,13 @@ class Snapshots:
             self._done.append(done)
             return
         node = self.node
-        node.fs.mkdir(self.path)
         self._began_ms = self._tried_ms = node.now_ms
+        try:
+            node.fs.mkdir(self.path)
+        except OSError as error:
+            self.last_ok = False
+            done(f"{self.path}: {error.strerror}")
+            return
         name = f"{self.path}/{node.now_ms:015d}"
         plan = node.engine.snapshot(name)
         node.keyspace.counts.follow()

@@ -54,7 +54,8 @@ class Map:
         self.pairs = list(pairs)
 
     def encode(self, proto: int) -> bytes:
-        body = b"".join([encode(part, proto) for pair in self.pairs for part in pair])
+        parts = [part if part.__class__ is bytes else encode(part, proto) for pair in self.pairs for part in pair]
+        body = b"".join(parts)  # type: ignore[arg-type]
         if proto == 3:
             return b"%%%d\r\n%b" % (len(self.pairs), body)
         return b"*%d\r\n%b" % (2 * len(self.pairs), body)

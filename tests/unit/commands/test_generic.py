@@ -181,7 +181,7 @@ def test_object_encoding_of_hashes() -> None:
     h = Harness()
     h("HSET", "small", "f", "v" * 64)
     h("HSET", "long", "f", "v" * 65)
-    h("HSET", "many", *[word for n in range(129) for word in (f"f{n}", "v")])
+    h("HSET", "many", *[word for n in range(513) for word in (f"f{n}", "v")])
     h("HSET", "expiring", "f", "v")
     h("HPEXPIRE", "expiring", "5000", "FIELDS", "1", "f")
     found = [h("object", "encoding", key) for key in ("small", "long", "many", "expiring", "absent")]

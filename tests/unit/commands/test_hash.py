@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
+from respkv.base.ids import HASH
 from respkv.commands import hash as hash_commands
 from respkv.commands import hash_scan
+from respkv.keyspace.effects import put_element
 from respkv.keyspace.scan import key_hash
 from respkv.resp import errors
+from respkv.resp.reply import array, bulk, bulk_array, encode
 from tests.unit.commands.harness import Harness
+from tests.unit.keyspace.rig import Rig
 
 _INT64_MAX = 2**63 - 1
 
@@ -321,3 +325,29 @@ def test_hscan_leaves_out_expired_fields() -> None:
     h("HPEXPIRE", "h", "10", "FIELDS", "1", "field:1")
     h.advance_ms(10)
     assert h("HSCAN", "h", "0", "NOVALUES") == [b"0", [b"field:0", b"field:2"]]
+
+
+def test_hscan_asks_for_blocks_that_are_not_in_memory() -> None:
+    rig = Rig(row_cache_bytes=4096, block_cache_bytes=4096)
+    names = [b"field:%03d" % number for number in range(700)]
+    rig.apply(*(put_element(0, b"h", HASH, name, b"v", 0) for name in names))
+    rig.flush()
+    rig.cold()
+    # A cursor that nobody remembers: the fields up to it are searched.
+    cursor = 1 << 48 | key_hash(names[300])
+    walk = hash_scan.hscan([b"HSCAN", b"h", b"%d" % cursor, b"COUNT", b"3", b"NOVALUES"], rig.view())
+    misses = 0
+    while True:
+        try:
+            request = next(walk)
+        except StopIteration as end:
+            reply, effects = end.value
+            break
+        if request is not None:
+            misses += 1
+            request.install(request.read())
+            rig.cold()
+    assert misses > 1
+    assert effects == ()
+    next_cursor = 1 << 48 | key_hash(names[303])
+    assert encode(reply, 2) == encode(array([bulk(b"%d" % next_cursor), bulk_array(names[301:304])]), 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from respkv.base.errors import ReadMiss
@@ -9,6 +11,9 @@ from respkv.base.ids import HASH
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from tests.unit.keyspace.rig import START_MS, Rig
+
+#: Too long and too random to share a page of the disk.
+VALUES = [random.Random(n).randbytes(600) for n in range(60)]
 
 
 def test_time_never_goes_backwards() -> None:
@@ -65,7 +70,7 @@ def test_databases_stay_apart_when_their_number_shrinks_and_grows() -> None:
 
 def test_loading_all_fields_goes_on_where_it_missed() -> None:
     rig = Rig(block_cache_bytes=1)
-    rig.apply(*(fx.put_element(0, b"h", HASH, b"f%03d" % n, b"v" * 40) for n in range(60)))
+    rig.apply(*(fx.put_element(0, b"h", HASH, b"f%03d" % n, VALUES[n]) for n in range(60)))
     rig.flush()
     rig.cold()
     row = rig.serve(lambda: rig.keyspace.row(0, b"h"))
@@ -85,7 +90,7 @@ def test_loading_all_fields_goes_on_where_it_missed() -> None:
 
 def test_an_interrupted_load_keeps_up_with_writes() -> None:
     rig = Rig(block_cache_bytes=1)
-    rig.apply(*(fx.put_element(0, b"h", HASH, b"f%03d" % n, b"v" * 40) for n in range(60)))
+    rig.apply(*(fx.put_element(0, b"h", HASH, b"f%03d" % n, VALUES[n]) for n in range(60)))
     rig.flush()
     rig.cold()
     row = rig.serve(lambda: rig.keyspace.row(0, b"h"))
@@ -106,7 +111,7 @@ def test_an_interrupted_load_keeps_up_with_writes() -> None:
                     fx.put_element(0, b"h", HASH, b"f0005", b"new"),
                 )
     assert changed
-    expected = {b"f%03d" % n: b"v" * 40 for n in range(60)} | {b"f002": b"new", b"f059": b"new", b"f0005": b"new"}
+    expected = {b"f%03d" % n: VALUES[n] for n in range(60)} | {b"f002": b"new", b"f059": b"new", b"f0005": b"new"}
     del expected[b"f001"], expected[b"f058"]
     assert row.fields == expected
 
