@@ -56,7 +56,7 @@ HRANDFIELD H;HRANDFIELD H I;HRANDFIELD H I WITHVALUES;HSCAN H 0;HSCAN H 0 COUNT 
 DEL K;DEL K K;UNLINK K K;EXISTS K K;EXISTS K;TOUCH K K;TYPE K;RENAME K K;RENAMENX K K;COPY K K;COPY K K REPLACE
 COPY K K DB J;COPY K K DB J REPLACE;MOVE K J;KEYS P;DBSIZE;SCAN 0 COUNT 1000;SCAN 0 COUNT 1000 MATCH P;SELECT J
 SCAN 0 COUNT 1000 TYPE string;SCAN 0 COUNT 1000 TYPE hash
-FLUSHDB;RANDOMKEY;OBJECT ENCODING K;OBJECT REFCOUNT H;ECHO V;PING
+FLUSHDB;FLUSHALL;SWAPDB J J;RANDOMKEY;OBJECT ENCODING K;OBJECT REFCOUNT H;ECHO V;PING
 EXPIRE K S;EXPIRE K I;PEXPIRE K MS;PEXPIRE K I;EXPIREAT K FS;PEXPIREAT K FMS;EXPIRE K S NX;EXPIRE K S XX;EXPIRE K S GT
 EXPIRE K S LT;PEXPIRE K MS GT;EXPIREAT K FS LT;EXPIRE K S NX XX;EXPIRE K S GT LT;EXPIRE K I FOO;PERSIST K;PERSIST H
 TTL K;PTTL K;EXPIRETIME K;PEXPIRETIME K;TTL H;MULTI;MULTI;EXEC;EXEC;EXEC;DISCARD;WATCH K;WATCH K K;UNWATCH;NOSUCH K V
@@ -96,7 +96,7 @@ def _command(rng: random.Random) -> Command:
         words = [_fill(rng, part) for part in rng.choice(_FORMS)]
         if rng.random() < 0.06:
             _spoil(rng, words)
-        if not _ends_soon(words):
+        if not _ends_soon(words) and not _never_ends(words):
             return words
 
 
@@ -132,6 +132,11 @@ def _ends_soon(words: Command) -> bool:
         lifetimes = zip(upper, words[1:], strict=False)
         return any(_short(word, unit == b"PX") for unit, word in lifetimes if unit in (b"PX", b"EX"))
     return False
+
+
+def _never_ends(words: Command) -> bool:
+    """HRANDFIELD with a negative count answers as many fields, each drawn anew: Redis takes any number at its word."""
+    return words[0].upper() == b"HRANDFIELD" and any(len(word) > 6 for word in words[2:3])
 
 
 def _short(word: bytes, milliseconds: bool) -> bool:

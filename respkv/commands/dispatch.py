@@ -23,6 +23,7 @@ from respkv.base.limits import COMMANDS_PER_TURN, WALK_STEPS_PER_TURN
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
 from respkv.commands.table import CommandTable, subcommand
+from respkv.commands.transactions import end_multi
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.view import View
@@ -296,6 +297,9 @@ class Dispatcher:
             if spec is not None and (spec.handler is None or not spec.fits(len(argv))):
                 mistake = errors.wrong_arity(spec.name)
         if mistake is not None or spec is None:
+            if spec is not None and spec.name == "exec" and session.multi is not None:
+                end_multi(session)
+                mistake = error(b"EXECABORT Transaction discarded because of: " + mistake[5:-2])
             return self._reject(session, spec, mistake or b"")
         if not session.authenticated and not spec.flags & Flag.NO_AUTH:
             return self._reject(session, spec, errors.NO_AUTH)

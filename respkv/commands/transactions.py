@@ -12,7 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import Final, TypeVar
 
 from respkv.base.errors import BlockRequest, CommandError, ReadMiss
 from respkv.commands.session import Session
@@ -38,6 +39,9 @@ from respkv.resp.errors import fail
 from respkv.resp.reply import NULL, NULL_ARRAY, OK, Reply, array, encode
 
 
+T = TypeVar("T")
+
+
 class Watches:
     """Who watches which key. ``touched`` is handed to the keyspace."""
 
@@ -49,6 +53,7 @@ class Watches:
         #: called when watching begins or ends altogether
         self.on_change = on_change
         keyspace.touched = self.touched
+        keyspace.swapped = self.swapped
 
     def watch(self, session: Session, key: bytes) -> None:
         """``session`` wants to know of changes of ``key`` in its database."""
@@ -72,15 +77,28 @@ class Watches:
         self._switch()
 
     def touched(self, db: int, key: bytes | None) -> None:
-        """A key changed; None: everything in a stored database did."""
+        """A key changed, or (None) is about to: everything that exists in a stored database."""
         if key is not None:
             for session in self._by_key.get((db, key), {}).values():
                 session.watch_broken = True
             return
         for place, watchers in self._by_key.items():
-            if place[0] == db:
+            if place[0] == db and self._exists(db, place[1]):
                 for session in watchers.values():
                     session.watch_broken = True
+
+    def swapped(self, left: int, right: int) -> None:
+        """Two stored databases are about to change places: a watched key that is in either one changes."""
+        for (db, key), watchers in self._by_key.items():
+            if db in (left, right) and (self._exists(left, key) or self._exists(right, key)):
+                for session in watchers.values():
+                    session.watch_broken = True
+
+    def _exists(self, db: int, key: bytes) -> bool:
+        try:
+            return self._keyspace.row(db, key) is not None
+        except ReadMiss:
+            return True  # To abort is always allowed.
 
     def expired(self, session: Session) -> bool:
         """True when the time of a watched key has come since."""
@@ -180,7 +198,10 @@ class Runner:
         self.applier.prepare(effects)
 
     def run(self, session: Session) -> tuple[list[Reply], list[fx.Effect]]:
-        """Run the queue; replies as they go into EXEC's array, and all effects, not applied yet."""
+        """Run the queue; replies as they go into EXEC's array, and the effects that are not applied yet.
+
+        The rehearsal has brought every block that is needed; one that was evicted since is read in place.
+        """
         view = self._view(session.db, session)
         replies: list[Reply] = []
         effects: list[fx.Effect] = []
@@ -193,7 +214,13 @@ class Runner:
                     if spec.name == "select":
                         view = self._view(session.db, session, view)
                 else:
-                    reply, done = run_data(spec, argv, view)
+                    if spec.form is Form.WALK and effects:
+                        # A walk goes over the keyspace itself: what the transaction has done so far must be there.
+                        # It is the same cycle and the same log record, so it stays all or nothing.
+                        _insist(partial(self.applier.apply, effects))
+                        effects = []
+                        view = self._view(session.db, session)
+                    reply, done = _insist(partial(run_data, spec, argv, view))
                     view.absorb(done)
                     effects.extend(done)
                     if spec.name == "swapdb":
@@ -212,6 +239,15 @@ class Runner:
         """The database after a SELECT, which may be mistaken."""
         number = int(argv[1]) if argv[1].isdigit() and len(argv[1]) < 10 else -1
         return number if 0 <= number < self.keyspace.databases else db
+
+
+def _insist(action: Callable[[], T]) -> T:
+    """What ``action`` returns, with blocks that are missing read in place: there is no way back any more."""
+    while True:
+        try:
+            return action()
+        except ReadMiss as miss:
+            miss.request.install(miss.request.read())
 
 
 def run_data(spec: CommandSpec, argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
@@ -245,7 +281,7 @@ def execute(runner: Runner, session: Session) -> bytes:
     replies, effects = runner.run(session)
     end_multi(session)
     if effects:
-        runner.applier.apply(effects)
+        _insist(partial(runner.applier.apply, effects))
     return encode(array(replies), session.proto)
 
 

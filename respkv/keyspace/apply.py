@@ -68,7 +68,7 @@ class Applier:
             if operation == fx.PUT:
                 counted.pop((effect[1], effect[2]), None)
                 self._put_strings((effect,))
-                plan.rows[effect[1], effect[2]] = string_row(b"", effect[4])
+                plan.rows[effect[1], effect[2]] = string_row(effect[3], effect[4])
             elif operation == fx.PUT_ELEMENT:
                 self._put_element(effect, plan, counted)
             elif operation == fx.REMOVE_ELEMENT:
@@ -359,22 +359,21 @@ class Applier:
     def flush_database(self, db: int) -> None:
         """Raise the floor of a stored database: everything in it is gone. O(cached rows of it)."""
         keyspace = self.keyspace
+        if keyspace.watching:
+            self._touch(db, None)
         keyspace.floors.raise_to(db, 0, SLOT_COUNT - 1, keyspace.stamp())
         keyspace.write_floor(db)
         keyspace.cache.clear(db)
         keyspace.counts.flushed(db)
-        if keyspace.watching:
-            self._touch(db, None)
 
     def swap_databases(self, left: int, right: int) -> None:
         """Exchange two logical databases."""
         keyspace = self.keyspace
         stored = keyspace.stored
+        if keyspace.swapped is not None:
+            keyspace.swapped(stored[left], stored[right])
         stored[left], stored[right] = stored[right], stored[left]
         keyspace.write_databases()
-        if keyspace.watching:
-            self._touch(stored[left], None)
-            self._touch(stored[right], None)
 
     def _touch(self, db: int, key: bytes | None) -> None:
         touched = self.keyspace.touched

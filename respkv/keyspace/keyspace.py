@@ -55,6 +55,7 @@ class Keyspace:
         "now_ms",
         "sighted",
         "stored",
+        "swapped",
         "touched",
         "watching",
     )
@@ -77,6 +78,8 @@ class Keyspace:
         #: internal keys met after their time, to be put in the expired form when the cycle ends
         self.sighted: dict[bytes, None] = {}
         self.touched: Callable[[int, bytes | None], None] | None = None
+        #: called with two stored databases whose logical numbers are about to be exchanged
+        self.swapped: Callable[[int, int], None] | None = None
         self.watching = False
         self._prefixes: dict[int, list[bytes]] = {}
         self._ceiling_written = 0

@@ -198,6 +198,12 @@ def random_effects(rng: random.Random, now: int) -> list[fx.Effect]:
         ]
     if roll < 0.88:
         return [fx.remove_element(db, key, rng.choice(FIELDS)) for _ in range(rng.randrange(1, 4))]
+    if roll < 0.92:
+        return [
+            fx.put(db, key, value, expiry),
+            fx.expire(db, key, rng.choice((0, now + 2000))),
+            fx.put(db, rng.choice(NAMES), value),
+        ]
     if roll < 0.97:
         other = rng.choice(NAMES)
         return [

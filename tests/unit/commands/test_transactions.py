@@ -164,3 +164,52 @@ def test_blocks_that_are_missing_are_fetched_before_anything_happens() -> None:
     client.call("DEL", "k3")
     assert client.call("EXEC") == b"*5\r\n:1\r\n:1\r\n$200\r\n" + b"v" * 200 + b"\r\n:0\r\n:1\r\n"
     assert client.call("TTL", "k1") == b":500\r\n"
+
+
+def test_expire_of_what_was_set_inside_keeps_the_value(driver: NodeDriver) -> None:
+    client = driver.connect()
+    client.call("SET", "c", "-5")
+    client.call("MULTI")
+    client.call("SET", "c", "922", "XX")
+    client.call("EXPIRE", "c", "5000")
+    client.call("EXEC")
+    assert client.call("GET", "c") == b"$3\r\n922\r\n"
+    driver.node.keyspace.cache.clear_all()
+    assert client.call("GET", "c") == b"$3\r\n922\r\n"
+
+
+def test_walks_inside_see_what_was_done_before(driver: NodeDriver) -> None:
+    client = driver.connect()
+    client.call("SET", "a", "1")
+    client.call("MULTI")
+    for words in (("RENAMENX", "a", "b"), ("KEYS", "[^a]"), ("DBSIZE",), ("SET", "c", "1"), ("DBSIZE",)):
+        client.call(*words)
+    assert client.call("EXEC") == b"*5\r\n:1\r\n*1\r\n$1\r\nb\r\n:1\r\n+OK\r\n:2\r\n"
+
+
+def test_a_flush_breaks_only_watches_of_keys_that_exist(driver: NodeDriver) -> None:
+    watcher, writer = driver.connect(), driver.connect()
+    watcher.call("WATCH", "absent")
+    writer.call("FLUSHALL")
+    watcher.call("MULTI")
+    assert watcher.call("EXEC") == b"*0\r\n"
+
+
+def test_arity_of_exec_discards(driver: NodeDriver) -> None:
+    client = driver.connect()
+    client.call("MULTI")
+    assert client.call("EXEC", "x") == (
+        b"-EXECABORT Transaction discarded because of: wrong number of arguments for 'exec' command\r\n"
+    )
+    assert client.call("EXEC") == b"-ERR EXEC without MULTI\r\n"
+
+
+def test_a_swap_breaks_watches_of_keys_in_either_database(driver: NodeDriver) -> None:
+    watcher, writer = driver.connect(), driver.connect()
+    writer.call("SELECT", "1")
+    writer.call("SET", "there", "1")
+    for key, answer in (("there", b"*-1\r\n"), ("nowhere", b"*0\r\n")):
+        watcher.call("WATCH", key)
+        writer.call("SWAPDB", "0", "1")
+        watcher.call("MULTI")
+        assert watcher.call("EXEC") == answer
