@@ -13,8 +13,7 @@ from typing import Final, NamedTuple
 
 from compat.clients.raw import CLOSED, Closed, Frame, RawConnection, show
 from compat.known import meant
-
-Command = list[bytes]
+from compat.sequences import Command, Step
 
 CONTAINERS: Final = frozenset(
     b"ACL CLIENT CLUSTER COMMAND CONFIG DEBUG FUNCTION LATENCY MEMORY MODULE OBJECT PUBSUB SCRIPT SLOWLOG".split()
@@ -193,16 +192,30 @@ def stored(server: Server) -> dict[tuple[int, bytes], Stored]:
     return found
 
 
-def observe(server: Server, protocol: int, commands: Sequence[Command], *, together: bool = False) -> Transcript:
-    """Run commands on an emptied server. ``together``: sent in one piece, for sequences without subscriptions."""
+def observe(server: Server, protocol: int, commands: Sequence[Command]) -> Transcript:
+    """Run commands one by one on an emptied server."""
+    return _observe(server, protocol, [Step(0, command) for command in commands])
+
+
+def observe_steps(server: Server, protocol: int, steps: Sequence[Step]) -> Transcript:
+    """Run what several clients send on an emptied server: one client's commands in one piece (no subscriptions
+    among them), those of several clients one by one."""
+    return _observe(server, protocol, steps, together=all(step.client == 0 for step in steps))
+
+
+def _observe(server: Server, protocol: int, steps: Sequence[Step], *, together: bool = False) -> Transcript:
     cleaner = RawConnection(server.host, server.port)
     emptied = cleaner.call("FLUSHALL")
     assert emptied == Frame("+", b"OK"), show(emptied)
     cleaner.close()
-    session = Session(server, protocol)
-    replies = session.run_together(commands) if together else [session.run(command) for command in commands]
-    pushes = session.pushes
-    session.close()
+    sessions = [Session(server, protocol) for _ in range(1 + max((step.client for step in steps), default=0))]
+    if together:
+        replies = sessions[0].run_together([step.command for step in steps])
+    else:
+        replies = [sessions[step.client].run(step.command) for step in steps]
+    pushes = [push for session in sessions for push in session.pushes]
+    for session in sessions:
+        session.close()
     return Transcript(replies, pushes, stored(server))
 
 
@@ -261,7 +274,7 @@ def same_reply(ours: Reply, theirs: Reply) -> bool:
     if name in LIFETIMES and ours.frame.kind == theirs.frame.kind == ":":
         return _same_lifetime(ours, theirs, LIFETIMES[name], 1 if name[:1] != b"P" else 1000)
     return canonical(ours.command, ours.frame) == canonical(theirs.command, theirs.frame) or meant(
-        name, ours.frame, theirs.frame
+        name, ours.command, ours.frame, theirs.frame
     )
 
 

@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -33,9 +33,9 @@ from compat import cases as case_modules
 from compat.cases import Case
 from compat.clients import redis_server
 from compat.clients.raw import Frame, RawConnection
-from compat.comparison import Command, Reply, Server, Stored, Transcript, differences, observe
+from compat.comparison import Reply, Server, Stored, Transcript, differences, observe, observe_steps
 from compat.known import EXPECTED
-from compat.sequences import minimise, sequence
+from compat.sequences import Step, minimise, sequence
 
 HOST: Final = "127.0.0.1"
 ANSWERS: Final = Path(__file__).parent / "reference" / "answers.json"
@@ -84,43 +84,51 @@ def compare_case(name: str, case: Case, protocol: int, ours: Server, theirs: Ser
     return unexpected(name, observe(ours, protocol, case.commands), observe(theirs, protocol, case.commands))
 
 
-def compare_sequence(commands: Sequence[Command], protocol: int, ours: Server, theirs: Server) -> list[str]:
-    """Differences of one sequence, sent in one piece."""
-    return differences(
-        observe(ours, protocol, commands, together=True), observe(theirs, protocol, commands, together=True)
-    )
+def compare_sequence(steps: Sequence[Step], protocol: int, ours: Server, theirs: Server) -> list[str]:
+    """Differences of one sequence."""
+    return differences(observe_steps(ours, protocol, steps), observe_steps(theirs, protocol, steps))
 
 
-def first_difference(
-    seeds: range, ours: Server, theirs: Server, *, end_s: float = float("inf")
-) -> tuple[int, int, list[Command], list[str]] | int:
-    """(seed, protocol, shortest sequence, differences) of the first seed that differs; else how many agreed until
-    the end of the range or of the time (``time.monotonic``)."""
+class Difference(NamedTuple):
+    """What a seed showed: the shortest sequence that differs, and how."""
+
+    seed: int
+    protocol: int
+    steps: list[Step]
+    lines: list[str]
+
+
+def first_difference(seeds: range, ours: Server, theirs: Server, *, end_s: float = float("inf")) -> Difference | int:
+    """The difference of the first seed that has one; else how many seeds agreed until the end of the range or of the
+    time (``time.monotonic``)."""
     for agreed, seed in enumerate(seeds):
         if time.monotonic() > end_s:
             return agreed
-        protocol, commands = PROTOCOLS[seed % 2], sequence(seed, LENGTH)
-        shortest = _shortest(commands, protocol, ours, theirs)
+        protocol, steps = PROTOCOLS[seed // 2 % 2], sequence(seed, LENGTH)
+        shortest = _shortest(steps, protocol, ours, theirs)
         if shortest:
-            return seed, protocol, shortest, compare_sequence(shortest, protocol, ours, theirs)
+            return Difference(seed, protocol, shortest, compare_sequence(shortest, protocol, ours, theirs))
     return len(seeds)
 
 
-def _shortest(commands: list[Command], protocol: int, ours: Server, theirs: Server) -> list[Command]:
+def _shortest(steps: list[Step], protocol: int, ours: Server, theirs: Server) -> list[Step]:
     """What is left of a sequence that differs, nothing when it agrees."""
 
-    def differs(part: list[Command]) -> bool:
+    def differs(part: list[Step]) -> bool:
         """Whether it differs twice: EXPIRE k 100 GT after EXPIRE k 100 depends on the millisecond, once."""
         return all(compare_sequence(part, protocol, ours, theirs) for _ in range(2))
 
-    return minimise(commands, differs) if differs(commands) else []
+    return minimise(steps, differs) if differs(steps) else []
 
 
-def explain(found: tuple[int, int, list[Command], list[str]]) -> str:
-    """A difference for people, with commands one can type."""
-    seed, protocol, commands, lines = found
-    typed = [" ".join(shlex.quote(word.decode("latin-1")) for word in command) for command in commands]
-    return "\n".join([f"seed {seed}, RESP{protocol}:", *(f"    {line}" for line in typed), *lines])
+def explain(found: Difference) -> str:
+    """A difference for people, with commands one can type; a number in front tells the client."""
+    several = any(step.client for step in found.steps)
+    text = [f"seed {found.seed}, RESP{found.protocol}:"]
+    for step in found.steps:
+        typed = " ".join(shlex.quote(word.decode("latin-1")) for word in step.command)
+        text.append(f"    {f'{step.client}> ' if several else ''}{typed}")
+    return "\n".join(text + found.lines)
 
 
 # Recorded answers: {"redis": version, "cases": {name: {"commands": digest, "2": transcript, "3": transcript}}}

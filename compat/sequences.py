@@ -8,9 +8,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple, TypeVar
 
 Command = list[bytes]
+Item = TypeVar("Item")
+
+
+class Step(NamedTuple):
+    """A command and which of several clients sends it."""
+
+    client: int
+    command: Command
+
 
 KEYS: Final = ("a", "b", "c", "n", "h", "g")
 VALUES: Final = (
@@ -28,6 +37,10 @@ ODD_FLOATS: Final = (
 )  # fmt: skip
 SECONDS: Final = ("100", "1000", "5000", "200")
 MILLISECONDS: Final = ("100000", "1000000", "500000")
+#: For GT and LT: which of two equal lifetimes ends later depends on the millisecond, so there are many and none of
+#: those above.
+SEVERAL_SECONDS: Final = tuple(str(number) for number in range(150, 9000, 37))
+SEVERAL_MILLISECONDS: Final = tuple(str(number) for number in range(150_001, 9_000_000, 36_999))
 FAR_SECONDS: Final = ("4102444800", "4102444801", "1", "0", "-1")
 FAR_MILLISECONDS: Final = ("4102444800000", "4102444800500", "1", "0", "-5")
 PATTERNS: Final = ("*", "a", "[a-c]", "?", "h*", "[^a]", "\\a", "[", "", "*b*")
@@ -57,8 +70,8 @@ DEL K;DEL K K;UNLINK K K;EXISTS K K;EXISTS K;TOUCH K K;TYPE K;RENAME K K;RENAMEN
 COPY K K DB J;COPY K K DB J REPLACE;MOVE K J;KEYS P;DBSIZE;SCAN 0 COUNT 1000;SCAN 0 COUNT 1000 MATCH P;SELECT J
 SCAN 0 COUNT 1000 TYPE string;SCAN 0 COUNT 1000 TYPE hash
 FLUSHDB;FLUSHALL;SWAPDB J J;RANDOMKEY;OBJECT ENCODING K;OBJECT REFCOUNT H;ECHO V;PING
-EXPIRE K S;EXPIRE K I;PEXPIRE K MS;PEXPIRE K I;EXPIREAT K FS;PEXPIREAT K FMS;EXPIRE K S NX;EXPIRE K S XX;EXPIRE K S GT
-EXPIRE K S LT;PEXPIRE K MS GT;EXPIREAT K FS LT;EXPIRE K S NX XX;EXPIRE K S GT LT;EXPIRE K I FOO;PERSIST K;PERSIST H
+EXPIRE K S;EXPIRE K I;PEXPIRE K MS;PEXPIRE K I;EXPIREAT K FS;PEXPIREAT K FMS;EXPIRE K S NX;EXPIRE K S XX;EXPIRE K G GT
+EXPIRE K G LT;PEXPIRE K M GT;EXPIREAT K FS LT;EXPIRE K S NX XX;EXPIRE K S GT LT;EXPIRE K I FOO;PERSIST K;PERSIST H
 TTL K;PTTL K;EXPIRETIME K;PEXPIRETIME K;TTL H;MULTI;MULTI;EXEC;EXEC;EXEC;DISCARD;WATCH K;WATCH K K;UNWATCH;NOSUCH K V
 """
 
@@ -71,6 +84,8 @@ _POOLS: Final = {
     "D": (FLOATS, ODD_FLOATS),
     "S": (SECONDS, INTEGERS + ODD_INTEGERS),
     "MS": (MILLISECONDS, (*ODD_INTEGERS, "-1", "0")),
+    "G": (SEVERAL_SECONDS, SEVERAL_SECONDS),
+    "M": (SEVERAL_MILLISECONDS, SEVERAL_MILLISECONDS),
     "FS": (FAR_SECONDS, ODD_INTEGERS),
     "FMS": (FAR_MILLISECONDS, ODD_INTEGERS),
     "P": (PATTERNS, JUNK),
@@ -85,10 +100,11 @@ _LASTING_MS: Final = 90_000
 _IN_MILLISECONDS: Final = frozenset({b"PX", b"PEXPIRE", b"PSETEX"})
 
 
-def sequence(seed: int, length: int) -> list[Command]:
-    """The sequence of a seed; the same one at every call and on every machine."""
+def sequence(seed: int, length: int) -> list[Step]:
+    """The sequence of a seed; the same one at every call and on every machine. Every fourth has three clients."""
     rng = random.Random(seed)
-    return [_command(rng) for _ in range(length)]
+    clients = 3 if seed % 4 == 3 else 1
+    return [Step(rng.randrange(clients), _command(rng)) for _ in range(length)]
 
 
 def _command(rng: random.Random) -> Command:
@@ -145,7 +161,7 @@ def _short(word: bytes, milliseconds: bool) -> bool:
     return 0 < int(word) * (1 if milliseconds else 1000) < _LASTING_MS
 
 
-def minimise(commands: Sequence[Command], differs: Callable[[list[Command]], bool]) -> list[Command]:
+def minimise(commands: Sequence[Item], differs: Callable[[list[Item]], bool]) -> list[Item]:
     """The shortest part of a sequence found by leaving out pieces while it still differs. Calls ``differs`` about
     n log n times at most."""
     kept = list(commands)

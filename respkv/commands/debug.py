@@ -15,6 +15,7 @@ from respkv.commands.client_line import is_local
 from respkv.commands.glob import matches
 from respkv.commands.help_text import bad_subcommand, help_reply
 from respkv.commands.object import object_encoding
+from respkv.commands.populate import populate
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import ADMIN, BARRIER, LOADING, NOSCRIPT, STALE, CommandSpec, Form
 from respkv.keyspace.view import View
@@ -241,6 +242,10 @@ def _help(argv: list[bytes], session: Session) -> Reply:
             "    Write <message> to the server log.",
             "OBJECT <key>",
             "    Show low level info about `key` and associated value.",
+            "POPULATE <count> [<prefix>] [<size>]",
+            "    Create <count> string keys named key:<num>. If <prefix> is specified then",
+            "    it is used instead of the 'key' prefix. Values are value:<num>, with <size>",
+            "    cut or zero-filled to that many bytes. Keys that exist are left alone.",
             "PROTOCOL <type>",
             "    Reply with a test value of the specified type. <type> can be: string,",
             "    integer, double, bignum, null, array, set, map, attrib, push, verbatim,",
@@ -267,6 +272,7 @@ _SUBCOMMANDS: Final[dict[bytes, tuple[Subcommand, int, int]]] = {
     b"loadaof": (_reload, 2, 2),
     b"log": (_log, 3, 3),
     b"object": (_object, 3, 3),
+    b"populate": (populate, 3, 5),
     b"protocol": (_protocol, 3, 3),
     b"reload": (_reload, 2, _MANY),
     b"set-active-expire": (_set_active_expire, 3, 3),

@@ -20,11 +20,13 @@ from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.base.limits import COMMANDS_PER_TURN, WALK_STEPS_PER_TURN
+from respkv.commands.notifications import apply_and_tell
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
 from respkv.commands.table import CommandTable, subcommand
 from respkv.commands.transactions import end_multi
 from respkv.keyspace.apply import Applier
+from respkv.keyspace.counts import LIVE
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.view import View
 from respkv.metrics.registry import CommandStats, Registry
@@ -164,8 +166,8 @@ class Dispatcher:
                             elif row is None and not (old_rows and key in old_rows):
                                 internal = prefixes[crc_hqx(key, 0) & 16383] + key
                                 old = table.get(internal)
-                                if old is not None and (not old[0] & 15 or old[1:11] <= highest):
-                                    self.applier.revive(internal, old)
+                                if old is not None and (old[0] != 1 or old[1:11] <= highest):
+                                    keyspace.counts.replaced(internal, old, LIVE)
                             else:
                                 break
                             last += 1
@@ -198,7 +200,7 @@ class Dispatcher:
                     if session.authenticated:
                         parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
                 if reply.__class__ is bytes:
-                    append(reply)  # type: ignore[arg-type]
+                    append(reply)
                 elif reply is not None:
                     pending = reply  # type: ignore[assignment]
                 if pending is not None or session.closing:
@@ -297,7 +299,7 @@ class Dispatcher:
             if spec is not None and (spec.handler is None or not spec.fits(len(argv))):
                 mistake = errors.wrong_arity(spec.name)
         if mistake is not None or spec is None:
-            if spec is not None and spec.name == "exec" and session.multi is not None:
+            if spec is not None and mistake and spec.name == "exec" and session.multi is not None:
                 end_multi(session)
                 mistake = error(b"EXECABORT Transaction discarded because of: " + mistake[5:-2])
             return self._reject(session, spec, mistake or b"")
@@ -365,7 +367,9 @@ class Dispatcher:
             keyspace = self.keyspace
             view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
             reply, effects = handler(argv, view)
-            if effects:
+            if self.server.pubsub.events:
+                apply_and_tell(spec, argv, effects, view, self.applier, self.server.pubsub)
+            elif effects:
                 self.applier.apply(effects)
             return encode(reply, session.proto)
         if spec.form is Form.SESSION:

@@ -190,12 +190,14 @@ def hrandfield(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     with_values = len(argv) > 3
     if len(argv) > 4 or (with_values and argv[3].upper() != b"WITHVALUES"):
         raise fail(errors.SYNTAX)
-    if count < -DRAWS_MAX or (with_values and abs(count) > INT64_MAX // 2):
+    if with_values and abs(count) > INT64_MAX // 2:
         raise fail(errors.OUT_OF_RANGE)
     fields = view.hash(argv[1])
     items = [] if fields is None or not count else list(fields.items())
     if not items:
         return EMPTY_ARRAY, effects.NONE
+    if count < -DRAWS_MAX:
+        raise fail(errors.OUT_OF_RANGE)
     if count < 0:
         items = view.rng.choices(items, k=-count)
     elif count < len(items):

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from respkv.base.errors import BlockRequest, CommandError, ReadMiss
+from respkv.commands.notifications import events_of, expire_sighted
 from respkv.commands.session import Session
 from respkv.commands.spec import (
     FAST,
@@ -37,7 +38,6 @@ from respkv.keyspace.view import OverlayView, View
 from respkv.resp import errors
 from respkv.resp.errors import fail
 from respkv.resp.reply import NULL, NULL_ARRAY, OK, Reply, array, encode
-
 
 T = TypeVar("T")
 
@@ -179,6 +179,7 @@ class Runner:
         """Run the data commands of the queue and throw the results away; raises ReadMiss for a missing block."""
         db = session.db
         view = self._view(db, session)
+        wanted = session.server.pubsub.events
         effects: list[fx.Effect] = []
         for argv in session.multi or ():
             spec = self.table.resolve(argv)
@@ -191,6 +192,8 @@ class Runner:
                     _, done = run_data(spec, argv, view)
                 except CommandError:
                     continue
+                if wanted:
+                    events_of(spec, argv, done, view, wanted)  # sights the keys that are overwritten unread
                 view.absorb(done)
                 effects.extend(done)
                 if spec.name == "swapdb":
@@ -200,7 +203,8 @@ class Runner:
     def run(self, session: Session) -> tuple[list[Reply], list[fx.Effect]]:
         """Run the queue; replies as they go into EXEC's array, and the effects that are not applied yet.
 
-        The rehearsal has brought every block that is needed; one that was evicted since is read in place.
+        The rehearsal has brought every block that is needed; one that was evicted since is read in place. Events
+        go out with the command they tell of, so that they keep their places among queued PUBLISHes.
         """
         view = self._view(session.db, session)
         replies: list[Reply] = []
@@ -221,6 +225,9 @@ class Runner:
                         effects = []
                         view = self._view(session.db, session)
                     reply, done = _insist(partial(run_data, spec, argv, view))
+                    if wanted := session.server.pubsub.events:
+                        for event in _insist(partial(events_of, spec, argv, done, view, wanted)):
+                            session.server.pubsub.notify(*event)
                     view.absorb(done)
                     effects.extend(done)
                     if spec.name == "swapdb":
@@ -278,6 +285,8 @@ def execute(runner: Runner, session: Session) -> bytes:
         end_multi(session)
         return encode(NULL_ARRAY, session.proto)
     runner.rehearse(session)
+    if session.server.pubsub.events:
+        expire_sighted(runner.applier)
     replies, effects = runner.run(session)
     end_multi(session)
     if effects:

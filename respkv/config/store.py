@@ -99,19 +99,20 @@ class ConfigStore:
 
     def match(self, patterns: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
         """CONFIG GET: (name, value) for each name or alias that a pattern names, each once, in the order of
-        the schema. O(directives) for a glob."""
-        names: dict[str, None] = {}
+        the schema. A name asked for without a glob before any glob names it is echoed letter by letter as it was
+        asked. O(directives) for a glob."""
+        names: dict[str, bytes] = {}
         for pattern in patterns:
-            text = pattern.decode("utf-8", "surrogateescape").lower()
+            text = pattern.lower().decode("utf-8", "surrogateescape")
             if not any(letter in text for letter in _GLOB_LETTERS):
                 if text in schema.BY_ANY_NAME:
-                    names[text] = None
+                    names.setdefault(text, pattern)
                 continue
             matches = glob_pattern(text).fullmatch
             for name, row in schema.BY_ANY_NAME.items():
                 if not row.hidden and matches(name):
-                    names[name] = None
-        return [(name.encode(), self.text(name)) for name in schema.BY_ANY_NAME if name in names]
+                    names.setdefault(name, name.encode())
+        return [(names[name], self.text(name)) for name in schema.BY_ANY_NAME if name in names]
 
     def notices(self) -> list[str]:
         """A log line for each directive that was changed and has no effect."""

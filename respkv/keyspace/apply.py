@@ -9,6 +9,7 @@ reference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from respkv.base.ids import HASH, STRING
@@ -24,8 +25,9 @@ from respkv.causality.record import (
 )
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
+from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
 from respkv.keyspace.keyspace import Keyspace
-from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry, row_expiry
 from respkv.keyspace.view import string_row
 from respkv.storage.write_batch import pack_lengths
 
@@ -44,12 +46,17 @@ class Plan:
 
 
 class Applier:
-    """Writes effects to one keyspace."""
+    """Writes effects to one keyspace.
 
-    __slots__ = ("keyspace",)
+    ``on_expired`` is called with (stored db, key, field or None for the key itself, whether the key is gone) when an
+    expired form was put.
+    """
+
+    __slots__ = ("keyspace", "on_expired")
 
     def __init__(self, keyspace: Keyspace) -> None:
         self.keyspace = keyspace
+        self.on_expired: Callable[[int, bytes, bytes | None, bool], None] | None = None
 
     def apply(self, effects: fx.Effects) -> None:
         """Apply all effects of one command or transaction."""
@@ -133,12 +140,12 @@ class Applier:
             clock.last += 1
             stamp = clock.last.to_bytes(8, "big") + node
             old = table.get(internal)
-            if old is not None and (not old[0] & TYPE_MASK or old[1:BODY_AT] <= highest):
-                self.revive(internal, old)
+            if old is not None and (expire_at_ms or old[0] != STRING or old[1:BODY_AT] <= highest):
+                keyspace.counts.replaced(internal, old, EXPIRING if expire_at_ms else LIVE)
             row = rows.get(key)
             if expire_at_ms:
                 record = encode(STRING, stamp, value, expire_at_ms)
-                engine.put_derived(keys.expiry_key(expire_at_ms, internal), b"")
+                self._index_expiry(expire_at_ms, internal)
             else:
                 record = b"\x01" + stamp + value
             table[internal] = record
@@ -164,19 +171,17 @@ class Applier:
         keyspace = self.keyspace
         engine = keyspace.engine
         old = engine.memtable.table.get(internal)
-        if old is not None and (not old[0] & TYPE_MASK or old[1:BODY_AT] <= keyspace.floors.highest):
-            self.revive(internal, old)
+        if old is not None:
+            keyspace.counts.replaced(internal, old, EXPIRING if record[0] & HAS_EXPIRY else LIVE)
         engine.put(internal, record)
         if record[0] & HAS_EXPIRY:
-            engine.put_derived(keys.expiry_key(int.from_bytes(record[11:19], "big"), internal), b"")
+            self._index_expiry(int.from_bytes(record[11:19], "big"), internal)
 
-    def revive(self, internal: bytes, old: bytes) -> None:
-        """A blind put is about to replace ``old`` of the active memtable, which may be dead: count the key."""
+    def _index_expiry(self, expire_at_ms: int, internal: bytes) -> None:
         keyspace = self.keyspace
-        if not old[0] & TYPE_MASK or keyspace.floors.hides(
-            keys.key_slot(internal), keys.key_db(internal), old[1:BODY_AT]
-        ):
-            keyspace.counts.revive(internal)
+        keyspace.engine.put_derived(keys.expiry_key(expire_at_ms, internal), b"")
+        if expire_at_ms <= keyspace.expired_through_ms:
+            keyspace.sighted[internal] = None  # the duty has passed that time and will not look back
 
     def _delete(self, db: int, key: bytes, plan: Plan) -> None:
         keyspace = self.keyspace
@@ -184,15 +189,15 @@ class Applier:
         if row is None:
             return
         internal = keyspace.internal(db, key)
-        self._bury(internal, tombstone(keyspace.stamp()))
+        self._bury(internal, tombstone(keyspace.stamp()), EXPIRING if row_expiry(row) else LIVE)
         keyspace.cache.drop(db, key)
         plan.rows[db, key] = None
         if keyspace.watching:
             self._touch(db, key)
 
-    def _bury(self, internal: bytes, record: bytes) -> None:
-        """A tombstone over a key known to be live."""
-        self.keyspace.counts.note(internal, True, False)
+    def _bury(self, internal: bytes, record: bytes, old: int) -> None:
+        """A tombstone over a key known to be live or expiring."""
+        self.keyspace.counts.note(internal, old, DEAD)
         self.keyspace.engine.put(internal, record)
 
     def _expire(self, db: int, key: bytes, expire_at_ms: int, plan: Plan) -> None:
@@ -230,7 +235,7 @@ class Applier:
         record = encode(STRING, keyspace.stamp(), value, expire_at_ms)
         keyspace.engine.put(internal, record)
         if expire_at_ms:
-            keyspace.engine.put_derived(keys.expiry_key(expire_at_ms, internal), b"")
+            self._index_expiry(expire_at_ms, internal)
         plan.absent.pop(internal, None)
         keyspace.keep_field(db, key, row, field, (value, expire_at_ms) if expire_at_ms else value)
         if old is None:
@@ -261,8 +266,8 @@ class Applier:
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
         row.fields[field] = value
         if old.__class__ is bytes:
-            if len(old) != len(value):  # type: ignore[arg-type]
-                keyspace.cache.adjust(db, key, row, len(value) - len(old))  # type: ignore[arg-type]
+            if len(old) != len(value):
+                keyspace.cache.adjust(db, key, row, len(value) - len(old))
         else:
             before = field_charge(field, old) if old is not None else 0
             keyspace.cache.adjust(db, key, row, field_charge(field, value) - before)
@@ -334,11 +339,13 @@ class Applier:
         if int.from_bytes(record[11:19], "big") > keyspace.now_ms:
             return False
         db, key = keys.key_db(internal), keys.user_key(internal)
-        self._bury(internal, expired_form(record))
+        self._bury(internal, expired_form(record), EXPIRING)
         keyspace.cache.drop(db, key)
         keyspace.expired_keys += 1
         if keyspace.watching:
             self._touch(db, key)
+        if self.on_expired is not None:
+            self.on_expired(db, key, None, True)
         return True
 
     def _expire_element(self, internal: bytes) -> bool:
@@ -352,6 +359,8 @@ class Applier:
         if entry is None or not field_expiry(entry) or field_expiry(entry) > keyspace.now_ms:
             return False
         self.apply([fx.remove_element(db, key, field)])
+        if self.on_expired is not None:
+            self.on_expired(db, key, field, row.count <= 0)
         return True
 
     # -- databases ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from respkv.env.fs import FileSystem
 from respkv.keyspace import keys
-from respkv.keyspace.counts import Sums, add_to, is_live, pack_sums
+from respkv.keyspace.counts import DEAD, Sums, pack_sums, shift, state_of
 from respkv.keyspace.floors import FlushFloors
 from respkv.storage.block_cache import BlockCache
 from respkv.storage.merge import Chunk, merge_runs
@@ -42,8 +42,7 @@ def count_job(fs: FileSystem, spec: dict[str, Any], pause: Pause) -> dict[str, A
             runs.append(_chunks(readers, pause))
         for internals, records in merge_runs(runs):
             for internal, record in zip(internals, records, strict=True):
-                if is_live(floors, internal, record):
-                    add_to(sums, keys.key_db(internal), keys.key_slot(internal), 1)
+                shift(sums, internal, DEAD, state_of(floors, internal, record))
     return {"live": pack_sums(sums)}
 
 

@@ -23,7 +23,7 @@ import lz4.block
 
 from respkv.base.errors import BlockRequest, ReadMiss
 from respkv.base.slots import SLOT_COUNT
-from respkv.causality.record import BODY_AT, TYPE_MASK
+from respkv.causality.record import BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
 
@@ -36,6 +36,16 @@ META_NAME: Final = "key-counts"
 SETTLE_SLICE: Final = 500
 SETTLE_LIMIT: Final = 100_000
 SAMPLE_KEYS: Final = 200
+#: A flush notes the keys of a memtable of this size at most one by one.
+_NOTED_AT_FLUSH: Final = 50_000
+
+#: States of a key: bit 0 lives, bit 1 has an expiry.
+DEAD: Final = 0
+LIVE: Final = 1
+EXPIRING: Final = 3
+_WITH_EXPIRY: Final = 2
+#: Sums of keys with an expiry stand beside those of all keys, under their database's number plus this.
+EXPIRING_SUMS: Final = 1 << 16
 
 Sums = dict[int, "array[int]"]
 
@@ -48,12 +58,24 @@ def add_to(sums: Sums, db: int, slot: int, change: int) -> None:
     cells[slot] += change
 
 
-def is_live(floors: FlushFloors, internal: bytes, record: bytes | None) -> bool:
-    """True when ``record`` counts as a key: it is no tombstone, not expired by put, not flushed."""
+def state_of(floors: FlushFloors, internal: bytes, record: bytes | None) -> int:
+    """DEAD (absent, tombstone, expired by put, flushed), LIVE, or EXPIRING: live with an expiry."""
     if record is None or not record[0] & TYPE_MASK:
-        return False
+        return DEAD
     stamp = record[1:BODY_AT]
-    return stamp > floors.highest or not floors.hides(keys.key_slot(internal), keys.key_db(internal), stamp)
+    if stamp <= floors.highest and floors.hides(keys.key_slot(internal), keys.key_db(internal), stamp):
+        return DEAD
+    return EXPIRING if record[0] & HAS_EXPIRY else LIVE
+
+
+def shift(sums: Sums, internal: bytes, old: int, new: int) -> None:
+    """A key goes from one state to another."""
+    if old != new:
+        db, slot = keys.key_db(internal), keys.key_slot(internal)
+        if (old ^ new) & LIVE:
+            add_to(sums, db, slot, (new & LIVE) - (old & LIVE))
+        if (old ^ new) & _WITH_EXPIRY:
+            add_to(sums, db | EXPIRING_SUMS, slot, 1 if new & _WITH_EXPIRY else -1)
 
 
 class MemtableDelta:
@@ -69,8 +91,8 @@ class MemtableDelta:
         self.walked = 0
         #: how many keys the memtable had when it was closed; it is emptied piece by piece once flushed
         self.closed_at: int | None = None
-        #: expected sum of the unsettled rest per database, made when the memtable is closed
-        self.estimate: dict[int, int] = {}
+        #: what an unsettled key is expected to add, per database; a sample made when the memtable is closed
+        self.estimate: dict[int, float] = {}
 
     def unsettled(self) -> int:
         """Keys that the walk has not passed."""
@@ -101,33 +123,36 @@ class KeyCounts:
 
     # -- the writer's side -------------------------------------------------------------------------
 
-    def note(self, internal: bytes, old_live: bool, new_live: bool) -> None:
+    def note(self, internal: bytes, old: int, new: int) -> None:
         """A write whose old state was read is about to replace it; call before the put."""
         delta = self.active
-        if internal in delta.noted:
-            change = new_live - old_live
-        elif internal in delta.memtable.table:
-            return  # unsettled: the walk will see its final state
-        else:
+        if internal not in delta.noted:
+            if internal in delta.memtable.table:
+                return  # unsettled: the walk will see its final state
             delta.noted[internal] = None
-            change = new_live - old_live
-        if change:
-            add_to(delta.live, keys.key_db(internal), keys.key_slot(internal), change)
+        shift(delta.live, internal, old, new)
 
-    def revive(self, internal: bytes) -> None:
-        """A blind put found a dead record of its key in the active memtable; call before the put."""
+    def replaced(self, internal: bytes, old: bytes, new: int) -> None:
+        """A blind put found the record ``old`` of its key in the active memtable; call before the put."""
         if internal in self.active.noted:
-            add_to(self.active.live, keys.key_db(internal), keys.key_slot(internal), 1)
+            shift(self.active.live, internal, state_of(self.floors, internal, old), new)
 
     def flushed(self, db: int) -> None:
         """The floor of a whole stored database was raised: nothing in it is live any more."""
-        self.runs.pop(db, None)
+        for number in (db, db | EXPIRING_SUMS):
+            self.runs.pop(number, None)
+            for delta in (*self.older, self.active):
+                delta.live.pop(number, None)
+                delta.estimate.pop(number, None)
         for delta in (*self.older, self.active):
-            delta.live.pop(db, None)
-            delta.estimate.pop(db, None)
-            for internal in [key for key in delta.noted if keys.key_db(key) == db]:
-                del delta.noted[internal]
-            delta.walked = 0  # the freed keys are unsettled again; noted ones are skipped
+            table = delta.memtable.table
+            if len(table) <= _NOTED_AT_FLUSH:
+                # Dead, over dead: what there is of the database adds nothing and is settled by that.
+                delta.noted.update((key, None) for key in table if key[0] == keys.SPACE_RECORD and keys.key_db(key) == db)
+            else:
+                for internal in [key for key in delta.noted if keys.key_db(key) == db]:
+                    del delta.noted[internal]
+                delta.walked = 0  # the freed keys are unsettled again; noted ones are skipped
         self._floors_changed[db] = None
 
     # -- following the engine ----------------------------------------------------------------------
@@ -153,7 +178,7 @@ class KeyCounts:
                     if change:
                         add_to(self.runs, db, slot, change)
         for db, expected in delta.estimate.items():
-            add_to(self.runs, db, 0, expected)
+            add_to(self.runs, db, 0, int(expected * delta.unsettled()))
         self._save_due = True
 
     def _estimate(self, delta: MemtableDelta) -> None:
@@ -168,7 +193,7 @@ class KeyCounts:
         if rest > 0:
             noted = max(1, len(delta.noted))
             for db, cells in delta.live.items():
-                delta.estimate[db] = sum(cells) * rest // noted
+                delta.estimate[db] = sum(cells) / noted
 
     # -- settling ----------------------------------------------------------------------------------
 
@@ -187,7 +212,10 @@ class KeyCounts:
                     yield from self._settle(delta, min(budget, SETTLE_SLICE))
                 except ReadMiss as miss:
                     yield miss.request
-                budget -= max(1, delta.walked - before)
+                    continue
+                if delta.walked == before:
+                    break  # flushed and emptied meanwhile
+                budget -= delta.walked - before
             if delta.settled():
                 delta.estimate.clear()
 
@@ -196,10 +224,8 @@ class KeyCounts:
         below = self.engine.get_below
         for internal in list(islice(table, delta.walked, delta.walked + count)):
             if internal[0] == keys.SPACE_RECORD and internal not in delta.noted:
-                old = is_live(self.floors, internal, below(delta.memtable, internal))
-                new = is_live(self.floors, internal, table[internal])
-                if new != old:
-                    add_to(delta.live, keys.key_db(internal), keys.key_slot(internal), new - old)
+                old = state_of(self.floors, internal, below(delta.memtable, internal))
+                shift(delta.live, internal, old, state_of(self.floors, internal, table[internal]))
                 delta.noted[internal] = None
             delta.walked += 1
         yield None
@@ -214,11 +240,15 @@ class KeyCounts:
             if cells is not None:
                 total += sum(cells)
         for delta in self.older:
-            total += delta.estimate.get(db, 0)
+            total += int(delta.estimate.get(db, 0) * delta.unsettled())
         rest = self.active.unsettled()
         if rest > 0 and self.active.noted and db in self.active.live:
             total += sum(self.active.live[db]) * rest // len(self.active.noted)
         return max(0, total)
+
+    def expiring(self, db: int) -> int:
+        """Live keys of a stored database that have an expiry; as exact as ``total``."""
+        return self.total(db | EXPIRING_SUMS)
 
     def in_slot(self, db: int, slot: int) -> int:
         """Live keys of one slot of a stored database."""
@@ -245,7 +275,9 @@ class KeyCounts:
             self.runs = unpack_sums(data["live"])
             for db in self.floors.databases():
                 if self.floors.encode(db).hex() != data["floors"].get(str(db)):
-                    self.runs.pop(db, None)  # flushed since: all that the saved counts cover is gone
+                    # Flushed since: all that the saved counts cover is gone.
+                    self.runs.pop(db, None)
+                    self.runs.pop(db | EXPIRING_SUMS, None)
             self.exact = bool(data["exact"]) and data["covers"] == self.engine.newest_run()
         self.active = MemtableDelta(self.engine.memtable)
         self.older = [MemtableDelta(memtable) for memtable in reversed(self.engine.immutables)]
@@ -281,6 +313,7 @@ class KeyCounts:
         self.runs = unpack_sums(result["live"])
         for db in self._floors_changed:
             self.runs.pop(db, None)
+            self.runs.pop(db | EXPIRING_SUMS, None)
         self.exact = True
         self._save_due = True
 

@@ -93,8 +93,9 @@ class Keyspace:
             if name.startswith(META_PREFIX):
                 self.floors.decode(int.from_bytes(name[len(META_PREFIX) :], "big"), body)
             elif internal == _DATABASES:
+                # The map keeps numbers beyond ``databases``, for the day when there are more of them again.
                 stored = [int.from_bytes(body[at : at + 2], "big") for at in range(0, len(body), 2)]
-                self.stored[: len(stored)] = stored[: self.databases]
+                self.stored = stored + list(range(len(stored), self.databases))
             elif internal == _EXPIRED_THROUGH:
                 self.expired_through_ms = int.from_bytes(body, "big")
             elif internal == _CEILING:
@@ -106,6 +107,9 @@ class Keyspace:
     def begin(self, wall_ms: int) -> None:
         """A cycle starts at ``wall_ms``. Time never goes backwards for the keyspace."""
         if wall_ms > self.now_ms:
+            if not self.now_ms and self.expired_through_ms > wall_ms:
+                # The wall clock went back while we were down: what expires from now on must not lie below the mark.
+                self.expired_through_ms = wall_ms
             self.now_ms = wall_ms
         wall = self.now_ms << 16
         if wall > self.clock.last:
@@ -299,11 +303,13 @@ class Keyspace:
                 live.append((field, entry))
             else:
                 self.sighted[row.prefix + field] = None
+        self.trim(db, key, row)
         return live
 
     def live_element(self, db: int, key: bytes, row: HashRow, field: bytes) -> FieldEntry | None:
         """One element, None when it is absent or its time has come."""
         entry = self.element(db, key, row, field)
+        self.trim(db, key, row)
         if entry is None or type(entry) is bytes:
             return entry
         if field_expiry(entry) <= self.now_ms:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from respkv.base.ids import STRING
+from respkv.base.ids import STRING, TOMBSTONE
 from respkv.causality.record import BODY_AT, TYPE_MASK, decode
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
@@ -53,7 +53,11 @@ def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
         if owner_record is None:
             return False
         parts = decode(owner_record)
-        if parts.kind in (0, STRING):
+        if parts.kind == TOMBSTONE and parts.expire_at_ms:
+            # Its last elements may be newer than the record that expired. What belongs to a later life came
+            # after that life's metadata, which would have been found instead.
+            return True
+        if parts.kind in (TOMBSTONE, STRING):
             return stamp <= parts.stamp
         return stamp <= parts.body[:10]
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from xxhash import xxh3_64_intdigest
 
+from respkv.base.errors import ReadMiss
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.record import BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
@@ -33,7 +34,7 @@ _END: Final = bytes((keys.SPACE_RECORD + 1,))
 class KeyWalk:
     """The live keys of one stored database from ``start`` (an internal key) on.
 
-    ``step`` may raise ReadMiss; the walk then goes on from where it was at the next call.
+    ``step`` may raise ReadMiss, having passed nothing; call it again when the block is there.
     """
 
     __slots__ = ("db", "done", "keyspace", "last", "position", "visited")
@@ -54,19 +55,27 @@ class KeyWalk:
     def step(self, limit: int, *, stop_slot: int = SLOT_COUNT) -> list[tuple[bytes, bytes]]:
         """(internal key, record) of the live keys among the next ``limit`` entries, up to before ``stop_slot``."""
         found: list[tuple[bytes, bytes]] = []
-        end = _END if stop_slot >= SLOT_COUNT else keys.place_start(stop_slot, 0)
+        before = self.position
+        try:
+            self._collect(found, limit, _END if stop_slot >= SLOT_COUNT else keys.place_start(stop_slot, 0))
+        except ReadMiss:
+            if self.position == before:
+                raise
+            # What was passed is not met again, so it must be handed out; the next step misses anew.
+        return found
+
+    def _collect(self, found: list[tuple[bytes, bytes]], limit: int, end: bytes) -> None:
         keyspace, db, foreign = self.keyspace, self.db, 0
         now, floors = keyspace.now_ms, keyspace.floors
-        count = 0
         for internal, record in keyspace.engine.scan(self.position, end):
-            count += 1
             self.position = keys.after(internal)
+            self.visited += 1
+            limit -= 1
             if keys.key_db(internal) != db:
                 foreign += 1
                 if foreign >= _FOREIGN_RUN:
                     self._seek(internal)
-                    self.visited += count
-                    return found
+                    return
             else:
                 foreign = 0
                 self.last = internal
@@ -76,12 +85,9 @@ class KeyWalk:
                     stamp = record[1:BODY_AT]
                     if stamp > floors.highest or not floors.hides(keys.key_slot(internal), db, stamp):
                         found.append((internal, record))
-            if count >= limit:
-                self.visited += count
-                return found
-        self.visited += count
+            if limit <= 0:
+                return
         self.done = True
-        return found
 
     def _seek(self, internal: bytes) -> None:
         """Jump over other databases: to our part of this slot, or of the next."""

@@ -182,7 +182,7 @@ class View:
         """(value, absolute expiry in ms) of a string key, (None, 0) when it is absent; raises WRONGTYPE."""
         row = self.row(key)
         if row.__class__ is bytes:
-            return row[row.index(b"\n") + 1 : -2], 0  # type: ignore[index, union-attr]
+            return row[row.index(b"\n") + 1 : -2], 0
         if row is None:
             return None, 0
         if type(row) is HashRow:
@@ -282,6 +282,12 @@ class OverlayView(View):
             raise CommandError(DB_INDEX)
         number = self.pending.stored_number(self.keyspace, logical_db)
         return OverlayView(self.keyspace, number, self.rng, self.limit_bytes, self.pending)
+
+    def stamp_ms(self, key: bytes) -> int | None:
+        """As in ``View``; what is pending is written now."""
+        if (self.db, key) in self.pending.rows or self.db in self.pending.flushed:
+            return self.now_ms if self.row(key) is not None else None
+        return super().stamp_ms(key)
 
     def absorb(self, effects: fx.Effects) -> None:
         """Show ``effects`` from now on."""

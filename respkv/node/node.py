@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 from respkv.base.errors import BlockRequest, CommandError
 from respkv.commands.dispatch import Dispatcher
 from respkv.commands.monitor import monitor_line, redacted
+from respkv.commands.notifications import ExpiryEvents
 from respkv.commands.pubsub import PubSub
 from respkv.commands.session import Pending, Session, Sink
 from respkv.commands.table import build_table
@@ -203,6 +204,7 @@ class Node:
 
     def _on_events(self, value: Any) -> None:
         self.pubsub.set_events(value)
+        self.applier.on_expired = ExpiryEvents(self.keyspace, self.pubsub).expired if self.pubsub.events else None
         self.recompute_plain()
 
     def _attach_metrics(self) -> None:
@@ -219,7 +221,11 @@ class Node:
     def _database_figures(self) -> dict[str, dict[str, int]]:
         counts, stored = self.keyspace.counts, self.keyspace.stored
         found = {str(number): counts.total(db) for number, db in enumerate(stored)}
-        return {"keys": {number: keys for number, keys in found.items() if keys}}
+        expiring = {str(number): counts.expiring(db) for number, db in enumerate(stored)}
+        return {
+            "keys": {number: keys for number, keys in found.items() if keys},
+            "expires": {number: keys for number, keys in expiring.items() if found[number]},
+        }
 
     def _server_figures(self) -> dict[str, int]:
         return {

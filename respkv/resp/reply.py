@@ -55,7 +55,7 @@ class Map:
 
     def encode(self, proto: int) -> bytes:
         parts = [part if part.__class__ is bytes else encode(part, proto) for pair in self.pairs for part in pair]
-        body = b"".join(parts)  # type: ignore[arg-type]
+        body = b"".join(parts)
         if proto == 3:
             return b"%%%d\r\n%b" % (len(self.pairs), body)
         return b"*%d\r\n%b" % (2 * len(self.pairs), body)

@@ -128,9 +128,8 @@ def test_random_sequences(ours: Server, redis: Server) -> None:
 def test_a_wrong_answer_is_found_and_brought_down_to_one_command(ours: Server, redis: Server) -> None:
     found = differential.first_difference(range(200), Server(ours.port, LyingConnection), redis)
     assert not isinstance(found, int), "nobody noticed"
-    _, _, commands, lines = found
-    assert [command[0].upper() for command in commands] == [b"APPEND"]
-    assert len(lines) == 1 and "APPEND" in lines[0] and lines[0] in differential.explain(found)
+    assert [step.command[0].upper() for step in found.steps] == [b"APPEND"]
+    assert len(found.lines) == 1 and "APPEND" in found.lines[0] and found.lines[0] in differential.explain(found)
 
 
 def test_a_wrong_answer_in_a_case_is_found(ours: Server, reference: Reference) -> None:
@@ -178,6 +177,12 @@ def words(*texts: str) -> Frame:
         ("BITCOUNT k x", Frame("-", b"ERR syntax error"), Frame(":", b"0"), True),
         ("BITCOUNT k x", Frame("-", b"ERR syntax error"), Frame(":", b"5"), False),
         ("STRLEN k", Frame("-", b"ERR syntax error"), Frame(":", b"0"), False),
+        ("SCAN -1", Frame("-", b"ERR invalid cursor"), Frame("*", []), True),
+        ("SCAN 1", Frame("-", b"ERR invalid cursor"), Frame("*", []), False),
+        ("DBSIZE", Frame(":", b"1"), Frame(":", b"2"), True),
+        ("DBSIZE", Frame(":", b"2"), Frame(":", b"1"), False),
+        ("OBJECT ENCODING k", Frame("$", b"embstr"), Frame("$", b"raw"), True),
+        ("OBJECT ENCODING k", Frame("$", b"raw"), Frame("$", b"embstr"), False),
         ("CLIENT HELP", words("Print this help."), words("Prints this help."), True),
         ("CLIENT HELP", words("Nothing."), words("Prints this help."), False),
     ],

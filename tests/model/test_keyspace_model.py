@@ -269,5 +269,6 @@ def test_keyspace_answers_like_the_model(seed: int) -> None:
         assert rig.contents(db) == live
         assert sorted(rig.walked(db)) == sorted(live)
         assert rig.dbsize(db) == len(live)
+        assert rig.keyspace.counts.expiring(db) == sum(row[2] > 0 for row in live.values())
     assert rig.keyspace.counts.is_exact()
     rig.engine.check_invariants()

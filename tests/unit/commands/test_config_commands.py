@@ -16,6 +16,15 @@ def test_get() -> None:
     assert client.raw("CONFIG", "GET", "nope") == b"%0\r\n"
 
 
+def test_get_echoes_a_full_name_as_it_was_asked() -> None:
+    client = FakeServer().client()
+    assert client("CONFIG", "GET", "MAXCLIENTS") == [b"MAXCLIENTS", b"10000"]
+    assert client("CONFIG", "GET", "MAX[C]LIENTS") == [b"maxclients", b"10000"]
+    assert client("CONFIG", "GET", "zzz", "TimeOut", "timeout") == [b"TimeOut", b"0"]
+    client("HELLO", 3)
+    assert client("CONFIG", "GET", "SlaveOf") == {b"SlaveOf": b""}
+
+
 def test_set_is_all_or_nothing() -> None:
     client = FakeServer().client()
     assert client("CONFIG", "SET", "maxclients", 50, "appendfsync", "always") == b"OK"

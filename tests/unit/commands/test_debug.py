@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 
 from respkv.base.ids import HASH
+from respkv.commands.populate import SLICE_BYTES, SLICE_KEYS
 from respkv.commands.session import Pending
 from respkv.keyspace import effects as fx
+from respkv.resp import errors
 from tests.unit.commands.fake_server import Client, FakeServer
 from tests.unit.commands.harness import ErrorText
 
@@ -102,6 +104,129 @@ def test_digest_value_and_object_of_a_hash() -> None:
     fake.harness.applier.apply([fx.expire(0, b"h", fake.now_ms + 5000)])
     assert client("DEBUG", "DIGEST-VALUE", "h") == [b"37a278b1093bd332eae0f0578cd769a70d741ab4"]
     assert b"encoding:listpack serializedlength:4 " in client("DEBUG", "OBJECT", "h")
+
+
+def finish(fake: FakeServer, client: Client, reply: object) -> object:
+    """The reply of a request that may have become pending, after as many turns of the loop as it takes."""
+    while isinstance(reply, Pending) and reply.reply is None:
+        assert fake.timers(), "it waits for nothing"
+        fake.advance_ms(1)
+    return client.result(reply) if isinstance(reply, Pending) else reply
+
+
+def test_populate_makes_the_keys_of_redis() -> None:
+    _, client = debugger()
+    assert client("DEBUG", "POPULATE", 3) == b"OK"
+    assert client("MGET", "key:0", "key:1", "key:2", "key:3") == [b"value:0", b"value:1", b"value:2", None]
+    client("SET", "p:1", "mine")
+    client("SET", "p:2", "gone", "PX", 1000)
+    assert client("debug", "populate", 3, "p", 9) == b"OK"
+    assert client("MGET", "p:0", "p:1", "p:2") == [b"value:0\0\0", b"mine", b"gone"]
+    assert client("DEBUG", "POPULATE", 2, "", 3) == client("DEBUG", "POPULATE", 1, "r", 0) == b"OK"
+    assert client("MGET", ":0", ":1", "r:0") == [b"val", b"val", b"value:0"]
+    client("SELECT", 3)
+    assert client("DEBUG", "POPULATE", 0) == b"OK"
+    assert client("DBSIZE") == 0
+    assert client("DEBUG", "POPULATE", 1) == b"OK"
+    assert client("DBSIZE") == 1
+
+
+def test_populate_leaves_other_types_alone_and_takes_the_place_of_what_has_expired() -> None:
+    fake, client = debugger()
+    fake.harness.applier.apply([fx.put_element(0, b"key:0", HASH, b"f", b"v")])
+    client("SET", "key:1", "old", "PX", 1)
+    fake.advance_ms(2)
+    assert client("DEBUG", "POPULATE", 2) == b"OK"
+    assert client("TYPE", "key:0") == b"hash"
+    assert client("GET", "key:1") == b"value:1" and client("TTL", "key:1") == -1
+
+
+def test_populate_mistakes() -> None:
+    _, client = debugger(proto_max_bulk_len=1 << 20)
+    for words in (["x"], ["-1"], [str(1 << 63)], ["1", "k", "x"], ["1", "k", "-1"]):
+        assert client("DEBUG", "POPULATE", *words) == ErrorText("ERR value is out of range, must be positive")
+    assert client("DEBUG", "POPULATE", 1, "k", (1 << 20) + 1) == ErrorText(
+        "ERR string exceeds maximum allowed size (proto-max-bulk-len)"
+    )
+    for words in ([], ["1", "k", "2", "y"]):
+        assert client("DEBUG", "POPULATE", *words) == ErrorText(
+            "ERR unknown subcommand or wrong number of arguments for 'POPULATE'. Try DEBUG HELP."
+        )
+    assert client("DBSIZE") == 0
+    client("MULTI")
+    client("DEBUG", "POPULATE", 2)
+    assert client("EXEC") == [ErrorText("ERR Command not allowed inside a transaction")]
+    assert client("DBSIZE") == 0
+
+
+def test_populate_goes_in_slices() -> None:
+    fake, client = debugger()
+    other = fake.client()
+    pending = client("DEBUG", "POPULATE", 2 * SLICE_KEYS + 1)
+    assert isinstance(pending, Pending) and other("DBSIZE") == SLICE_KEYS
+    fake.advance_ms(0)
+    assert pending.reply is None and other("DBSIZE") == 2 * SLICE_KEYS
+    fake.advance_ms(0)
+    assert client.result(pending) == b"OK" and other("DBSIZE") == 2 * SLICE_KEYS + 1
+    assert fake.timers() == 0 and client.session.last_command == "debug"
+    # Large values make a slice shorter.
+    pending = client("DEBUG", "POPULATE", 3, "large", SLICE_BYTES)
+    assert other("EXISTS", "large:0", "large:1", "large:2") == 1
+    assert finish(fake, client, pending) == b"OK"
+    assert other("STRLEN", "large:2") == SLICE_BYTES
+
+
+def test_populate_ends_with_its_connection() -> None:
+    fake, client = debugger()
+    pending = client("DEBUG", "POPULATE", 1 << 62)
+    assert isinstance(pending, Pending)
+    pending.abandoned = True
+    fake.advance_ms(0)
+    assert fake.timers() == 0 and fake.client()("DBSIZE") == SLICE_KEYS
+
+
+def test_populate_stops_when_writes_are_refused() -> None:
+    fake, client = debugger()
+    fake.dispatcher.refusal = errors.OUT_OF_MEMORY
+    assert client.raw("DEBUG", "POPULATE", 5) == errors.OUT_OF_MEMORY
+    fake.dispatcher.refusal = None
+    pending = client("DEBUG", "POPULATE", SLICE_KEYS + 1)
+    fake.dispatcher.refusal = errors.DISK_FULL
+    fake.advance_ms(0)
+    assert isinstance(pending, Pending) and pending.reply == errors.DISK_FULL
+    # The client's wish to hear nothing does not hide the refusal from the loop.
+    client("CLIENT", "REPLY", "OFF")
+    assert client("DEBUG", "POPULATE", 1 << 62) is Client.SILENT
+    assert client.session.reply_mode == "off" and fake.timers() == 0
+
+
+def test_populate_waits_for_the_end_of_a_pause() -> None:
+    fake, client = debugger()
+    fake.client()("CLIENT", "PAUSE", 1000, "WRITE")
+    pending = client("DEBUG", "POPULATE", 2)
+    assert isinstance(pending, Pending) and pending.reply is None
+    fake.end_pause()
+    assert client.result(pending) == b"OK"
+    assert client("DBSIZE") == 2
+
+
+def test_populate_yields_to_the_flush() -> None:
+    fake = FakeServer(enable_debug_command="yes")
+    client = fake.client()
+    engine = fake.harness.engine
+    pending = client("DEBUG", "POPULATE", 1 << 20, "k", 1 << 12)
+    for _ in range(1000):
+        if engine.pressure() >= 1.0:
+            break
+        fake.advance_ms(20)
+        engine.commit()
+    assert engine.pressure() >= 1.0
+    written = engine.appended_lsn
+    for _ in range(3):
+        fake.advance_ms(20)
+        engine.commit()
+    assert engine.appended_lsn == written and fake.timers() == 1
+    assert isinstance(pending, Pending) and pending.reply is None
 
 
 def test_stringmatch() -> None:

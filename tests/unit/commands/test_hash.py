@@ -204,7 +204,18 @@ def test_hrandfield_mistakes() -> None:
     assert h.raw("HRANDFIELD", "h", "x") == errors.NOT_INTEGER
     assert h.raw("HRANDFIELD", "h", -_INT64_MAX - 1) == hash_commands.BAD_COUNT
     assert h.raw("HRANDFIELD", "h", _INT64_MAX, "WITHVALUES") == errors.OUT_OF_RANGE
+    for count in (_INT64_MAX // 2 + 1, -(_INT64_MAX // 2) - 1, -_INT64_MAX):
+        assert h.raw("HRANDFIELD", "absent", count, "WITHVALUES") == errors.OUT_OF_RANGE
+    assert h.raw("HRANDFIELD", "absent", -_INT64_MAX - 1, "FOO") == hash_commands.BAD_COUNT
+    assert h.raw("HRANDFIELD", "absent", _INT64_MAX, "FOO") == errors.SYNTAX
+    # Draws are counted only where there is something to draw from.
     assert h.raw("HRANDFIELD", "h", -hash_commands.DRAWS_MAX - 1) == errors.OUT_OF_RANGE
+    assert h.raw("HRANDFIELD", "h", -_INT64_MAX) == errors.OUT_OF_RANGE
+    assert h("HRANDFIELD", "absent", -_INT64_MAX) == []
+    assert h("HRANDFIELD", "absent", -(_INT64_MAX // 2), "WITHVALUES") == []
+    assert h("HRANDFIELD", "absent", _INT64_MAX // 2, "WITHVALUES") == []
+    h("SET", "s", "v")
+    assert h.raw("HRANDFIELD", "s", -_INT64_MAX) == errors.WRONG_TYPE
     assert h.raw("HRANDFIELD", "h", "1", "FOO") == errors.SYNTAX
     assert h.raw("HRANDFIELD", "h", "1", "WITHVALUES", "WITHVALUES") == errors.SYNTAX
     assert h("HRANDFIELD", "h", _INT64_MAX) == [b"a"]

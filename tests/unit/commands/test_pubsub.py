@@ -98,9 +98,10 @@ def test_introspection() -> None:
     assert three("PUBSUB", "SHARDCHANNELS") == [b"s1"]
     assert three("PUBSUB", "SHARDCHANNELS", "z*") == []
     assert three("PUBSUB", "SHARDNUMSUB", "s1", "a1") == [b"s1", 1, b"a1", 0]
-    assert three("PUBSUB", "CHANNELS", "a", "b") == ErrorText(
-        "ERR unknown subcommand or wrong number of arguments for 'CHANNELS'. Try PUBSUB HELP."
-    )
+    for word in ("CHANNELS", "channels", "ShardChannels"):
+        assert three("PUBSUB", word, "a", "b") == ErrorText(
+            f"ERR unknown subcommand or wrong number of arguments for '{word}'. Try PUBSUB HELP."
+        )
     assert three("PUBSUB", "X") == ErrorText("ERR unknown subcommand 'X'. Try PUBSUB HELP.")
     assert three("PUBSUB", "HELP")[0].startswith(b"PUBSUB <subcommand>")
     assert fake.pubsub.stats() == {"channels": 2, "patterns": 2, "shard_channels": 1, "clients": 2, "published": 0}

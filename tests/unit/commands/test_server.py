@@ -169,6 +169,26 @@ def test_acl_shows_the_passwords_hash() -> None:
     assert client("ACL", "GETUSER", "default")[1:4:2] == [[b"on"], [digest]]
 
 
+def test_acl_getuser_is_a_map_with_a_set_of_flags_in_resp3() -> None:
+    fake = FakeServer()
+    client = fake.client()
+    rest = (
+        b"$8\r\ncommands\r\n$5\r\n+@all\r\n$4\r\nkeys\r\n$2\r\n~*\r\n$8\r\nchannels\r\n$2\r\n&*\r\n"
+        b"$9\r\nselectors\r\n*0\r\n"
+    )
+    free = b"$5\r\nflags\r\n%c2\r\n$2\r\non\r\n$6\r\nnopass\r\n$9\r\npasswords\r\n*0\r\n" + rest
+    assert client.raw("ACL", "GETUSER", "default") == b"*12\r\n" + free % b"*"
+    assert client.raw("ACL", "GETUSER", "bob") == b"$-1\r\n"
+    client("HELLO", 3)
+    assert client.raw("ACL", "GETUSER", "default") == b"%6\r\n" + free % b"~"
+    assert client.raw("ACL", "GETUSER", "bob") == b"_\r\n"
+    client("CONFIG", "SET", "requirepass", "pw")
+    digest = b"30c952fab122c3f9759f02a6d95c3758b246b4fee239957b2d4fee46e26170c4"
+    assert client.raw("ACL", "GETUSER", "default") == (
+        b"%6\r\n$5\r\nflags\r\n~1\r\n$2\r\non\r\n$9\r\npasswords\r\n*1\r\n$64\r\n" + digest + b"\r\n" + rest
+    )
+
+
 def test_acl_cat() -> None:
     client = FakeServer().client()
     assert len(client("ACL", "CAT")) == 21 and b"dangerous" in client("ACL", "CAT")
@@ -185,7 +205,11 @@ def test_acl_genpass() -> None:
     assert len(client("ACL", "GENPASS", 5)) == 2
     assert len(client("ACL", "GENPASS", 4096)) == 1024
     for bad in ("0", "-1", "4097"):
-        assert client("ACL", "GENPASS", bad).startswith("ERR ACL GENPASS argument must be")
+        assert client("ACL", "GENPASS", bad) == ErrorText(
+            "ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096"
+        )
+    for bad in ("x", "", "1.5", str(1 << 63)):
+        assert client("ACL", "GENPASS", bad) == ErrorText("ERR value is not an integer or out of range")
 
 
 def test_acl_words_too_many() -> None:

@@ -38,11 +38,20 @@ def test_typed_values() -> None:
 
 def test_get_lists_each_name_once_with_aliases() -> None:
     store = ConfigStore()
-    assert store.match([b"MAXMEMORY", b"max?emory", b"maxmemory"]) == [(b"maxmemory", b"0")]
+    assert store.match([b"max?emory", b"MAXMEMORY", b"maxmemory"]) == [(b"maxmemory", b"0")]
     assert store.match([b"nothing"]) == []
     names = [name for name, _ in store.match([b"*priority", b"*time-limit"])]
     assert names == [b"lua-time-limit", b"replica-priority", b"slave-priority"]
     assert store.match([b"slaveof"]) == [(b"slaveof", b"")]
+
+
+def test_a_full_name_is_echoed_as_it_was_first_asked() -> None:
+    store = ConfigStore()
+    assert store.match([b"MAXMEMORY", b"max?emory", b"maxmemory"]) == [(b"MAXMEMORY", b"0")]
+    assert store.match([b"Slave-Priority"]) == [(b"Slave-Priority", b"100")]
+    assert store.match([b"MAX?EMORY"]) == [(b"maxmemory", b"0")]
+    # The sign of the kelvin is no k, though its lower case is one.
+    assert store.match(["tcp-\u212aeepalive".encode(), b"tcp-\xffkeepalive"]) == []
 
 
 def test_hidden_directives_must_be_named_in_full() -> None:

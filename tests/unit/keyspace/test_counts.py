@@ -12,7 +12,7 @@ from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.count_job import count_job
-from respkv.keyspace.counts import add_to, is_live, pack_sums, unpack_sums
+from respkv.keyspace.counts import add_to, state_of, pack_sums, unpack_sums
 from respkv.keyspace.floors import FlushFloors
 from respkv.storage.jobs import no_pause
 from tests.unit.keyspace.rig import Rig
@@ -181,11 +181,11 @@ def test_what_is_live() -> None:
     floors.raise_to(0, 0, 16383, b"\x05" + bytes(9))
     key, new, old = keys.record_key(0, b"k"), b"\x06" + bytes(9), b"\x04" + bytes(9)
     timed = encode(1, new, b"v", 1)
-    assert is_live(floors, key, encode(1, new, b"v")) and is_live(floors, key, timed)
-    assert not is_live(floors, key, None)
-    assert not is_live(floors, key, tombstone(new)) and not is_live(floors, key, expired_form(timed))
-    assert not is_live(floors, key, encode(1, old, b"v"))
-    assert is_live(floors, keys.record_key(1, b"k"), encode(1, old, b"v"))
+    assert state_of(floors, key, encode(1, new, b"v")) and state_of(floors, key, timed)
+    assert not state_of(floors, key, None)
+    assert not state_of(floors, key, tombstone(new)) and not state_of(floors, key, expired_form(timed))
+    assert not state_of(floors, key, encode(1, old, b"v"))
+    assert state_of(floors, keys.record_key(1, b"k"), encode(1, old, b"v"))
 
 
 def test_sums_survive_packing() -> None:

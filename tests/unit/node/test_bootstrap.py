@@ -110,6 +110,8 @@ def written(*, flush: bool) -> SimulatedFileSystem:
     client = driver.connect()
     for n in range(50):
         client.call("SET", f"k{n}", "v" * 50)
+        if n % 10 == 0:
+            driver.work()
     if flush:
         driver.node.engine.rotate()
         driver.work()
@@ -165,10 +167,12 @@ def test_a_disk_without_any_room_is_told() -> None:
 
 def test_a_directory_has_one_owner() -> None:
     fs = SimulatedFileSystem()
-    first = open_directory(fs, DIRECTORY, bytes(16))
+    first = open_directory(fs, DIRECTORY, make_id=lambda: b"i" * 16)
     with pytest.raises(FormatError):
-        open_directory(fs, DIRECTORY, bytes(16))
-    assert first is not None
+        open_directory(fs, DIRECTORY, make_id=lambda: b"j" * 16)
+    first.lock.close()
+    again = open_directory(fs, DIRECTORY, make_id=lambda: b"j" * 16)
+    assert again.node_id == b"i" * 16 and first.fresh and not again.fresh
 
 
 def test_time_that_went_back_over_a_restart_still_expires_keys() -> None:

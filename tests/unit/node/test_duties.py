@@ -1,0 +1,144 @@
+"""Duties: expiry, counts, the expiry mark, and pauses, on a running node."""
+
+from __future__ import annotations
+
+import random
+
+from respkv.keyspace import keys
+from respkv.testing.disk import SimulatedFileSystem
+from respkv.testing.node_driver import DIRECTORY, NodeDriver
+
+
+def mark_of(fs: SimulatedFileSystem, seed: int = 0) -> int:
+    """The expiry mark that a crash now would leave."""
+    return NodeDriver(fs=fs.crash(random.Random(seed))).node.keyspace.expired_through_ms
+
+
+def test_keys_expire_without_being_asked_for() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(1000):
+        client.call("SET", f"k{n}", "v", "PX", 500 + n % 7)
+    client.call("HSET", "h", "f", "v")
+    client.call("PEXPIRE", "h", 500)
+    driver.pass_time(400_000)
+    assert client.call("DBSIZE") == b":1001\r\n"
+    driver.pass_time(1_000_000)
+    assert client.call("DBSIZE") == b":0\r\n"
+    assert driver.node.keyspace.expired_keys == 1001
+
+
+def test_active_expiry_can_be_stopped_and_nothing_piles_up() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    driver.node.active_expire = False
+    for n in range(50):
+        client.call("SET", f"k{n}", "v", "PX", 100)
+    driver.pass_time(1_000_000)
+    assert client.call("DBSIZE") == b":50\r\n"
+    assert client.call("GET", "k1") == b"$-1\r\n"
+    driver.node.active_expire = True
+    driver.pass_time(500_000)
+    assert client.call("DBSIZE") == b":0\r\n" and not driver.node.keyspace.sighted
+
+
+def test_a_reader_that_meets_an_expired_key_removes_it() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    client.call("SET", "k", "v", "PX", 100)
+    driver.clock.advance_us(200_000)
+    assert client.call("GET", "k") == b"$-1\r\n"
+    record = driver.node.engine.get(keys.record_key(0, b"k"))
+    assert record is not None and record[0] & 15 == 0 and not driver.node.keyspace.sighted
+    assert client.call("DBSIZE") == b":0\r\n"
+
+
+def test_the_mark_is_logged_after_work_and_known_durable_after_a_sync() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    driver.pass_time(10_000_000)
+    assert driver.node.duties.expired_durable_ms == 0, "nothing has expired: nothing is written"
+    client.call("SET", "k", "v", "PX", 100)
+    driver.pass_time(10_000_000)
+    durable = driver.node.duties.expired_durable_ms
+    assert 0 < durable <= driver.node.keyspace.expired_through_ms
+    assert mark_of(driver.fs) == durable
+
+
+def test_entries_below_the_durable_mark_belong_to_keys_whose_end_is_durable() -> None:
+    # A compaction drops index entries up to the durable mark: after a crash none of those keys may be alive.
+    rng = random.Random(3)
+    driver = NodeDriver()
+    client = driver.connect()
+    for round_ in range(12):
+        for n in range(20):
+            client.call("SET", f"k{round_}-{n}", "v", "PX", rng.randrange(1, 3000))
+        driver.pass_time(rng.randrange(200_000, 3_000_000))
+        durable = driver.node.duties.expired_durable_ms
+        other = NodeDriver(fs=driver.fs.crash(rng))
+        for internal, record in other.node.engine.scan(b"\x01", b"\x02", wait=True):
+            if record[0] & 15 and record[0] & 0x10:
+                assert int.from_bytes(record[11:19], "big") > durable, internal
+
+
+def test_idle_time_settles_the_counts() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(600):
+        client.call("SET", f"k{n}", "v")
+    assert driver.node.keyspace.counts.unsettled() >= 600
+    driver.pass_time(1_000_000)
+    assert driver.node.keyspace.counts.is_exact()
+    assert driver.node.keyspace.counts.total(0) == 600
+
+
+def test_an_idle_node_writes_only_its_clock_ceiling() -> None:
+    driver = NodeDriver()
+    driver.pass_time(2_000_000)
+    before = driver.node.engine.appended_lsn
+    driver.pass_time(10_000_000)
+    assert driver.node.engine.appended_lsn - before <= 12
+    assert len(driver.node.engine.memtable.table) == 1
+
+
+def test_the_ceiling_stays_ahead_of_the_clock() -> None:
+    driver = NodeDriver()
+    clock = driver.node.keyspace.clock
+    for _ in range(200):
+        driver.pass_time(100_000)
+        assert clock.ceiling > clock.last
+        assert (clock.ceiling >> 16) - driver.node.keyspace.now_ms > 2500
+        assert not driver.node.holds_replies
+
+
+def test_stamps_beyond_the_ceiling_hold_replies_until_they_are_durable() -> None:
+    driver = NodeDriver(appendfsync="no")
+    client = driver.connect()
+    driver.clock.advance_us(60_000_000)
+    assert client.call("SET", "k", "v") == b"+OK\r\n"
+    assert driver.node.holds_replies
+    plan = driver.node.sync_plan()
+    assert plan is not None
+    plan.run()
+    driver.node.on_synced(plan)
+    assert not driver.node.holds_replies
+    driver.pass_time(3_000_000)
+    client.call("SET", "k", "w")
+    assert not driver.node.holds_replies
+
+
+def test_damage_met_by_expiry_does_not_stop_the_node() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(200):
+        client.call("SET", f"k{n}", random.Random(n).randbytes(300), "PX", 5000)
+    driver.node.engine.rotate()
+    driver.work()
+    (name,) = driver.fs.listdir(f"{DIRECTORY}/tables")
+    driver.fs.flip(f"{DIRECTORY}/tables/{name}", 5000, 1)
+    client.call("SET", "alive", "v")
+    driver.pass_time(6_000_000)
+    assert client.call("GET", "alive") == b"$1\r\nv\r\n"
+    client.call("SET", "later", "v", "PX", 100)
+    driver.pass_time(500_000)
+    assert driver.node.duties.expiry.lag_ms == 0 or driver.log, "it goes on, or says why it does not"
