@@ -65,11 +65,12 @@ class Stored(NamedTuple):
 
 
 class Transcript(NamedTuple):
-    """``stored``: by database and key."""
+    """``stored``: by database and key; ``ended_s``: Unix time at which their lifetimes were read."""
 
     replies: list[Reply]
     pushes: list[Frame]
     stored: dict[tuple[int, bytes], Stored]
+    ended_s: float = 0.0
 
 
 def word(command: Command) -> bytes:
@@ -216,7 +217,7 @@ def _observe(server: Server, protocol: int, steps: Sequence[Step], *, together: 
     pushes = [push for session in sessions for push in session.pushes]
     for session in sessions:
         session.close()
-    return Transcript(replies, pushes, stored(server))
+    return Transcript(replies, pushes, stored(server), time.time())
 
 
 def canonical(command: Command, frame: Frame) -> Frame:
@@ -304,18 +305,19 @@ def differences(ours: Transcript, theirs: Transcript) -> list[str]:
         )
     for place in sorted(ours.stored.keys() | theirs.stored.keys()):
         mine_at, other_at = ours.stored.get(place), theirs.stored.get(place)
-        if not _same_stored(mine_at, other_at):
+        if not _same_stored(mine_at, other_at, int((ours.ended_s - theirs.ended_s) * 1000)):
             found.append(f"stored {place}: Redis {_show_stored(other_at)}, respkv {_show_stored(mine_at)}")
     return found
 
 
-def _same_stored(ours: Stored | None, theirs: Stored | None) -> bool:
+def _same_stored(ours: Stored | None, theirs: Stored | None, passed_ms: int) -> bool:
+    """``passed_ms``: how much later ours was read. A lifetime counts from the command or to a point in time."""
     if ours is None or theirs is None:
         return ours is theirs
     if ours[:2] != theirs[:2] or (ours.pttl < 0) != (theirs.pttl < 0):
         return False
-    # A point in time given in a command leaves less to live the later the sequence runs.
-    return abs(ours.pttl - theirs.pttl) <= _LIFETIME_TOLERANCE_MS
+    later = ours.pttl - theirs.pttl
+    return abs(later) <= _LIFETIME_TOLERANCE_MS or abs(later + passed_ms) <= _LIFETIME_TOLERANCE_MS
 
 
 def _show_stored(item: Stored | None) -> str:

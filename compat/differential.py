@@ -162,7 +162,7 @@ def recorded_transcript(entry: dict[str, Any], case: Case, protocol: int) -> Tra
         (database, _bytes(key)): Stored(_bytes(kind), _frame(value), pttl)
         for database, key, kind, value, pttl in plain["stored"]
     }
-    return Transcript(replies, [_frame(item) for item in plain["pushes"]], stored)
+    return Transcript(replies, [_frame(item) for item in plain["pushes"]], stored, plain["ended"])
 
 
 def _plain(transcript: Transcript) -> dict[str, Any]:
@@ -171,6 +171,7 @@ def _plain(transcript: Transcript) -> dict[str, Any]:
             [_text(reply.frame), [[_latin(word) for word in line] for line in reply.queued], round(reply.at_s, 3)]
             for reply in transcript.replies
         ],
+        "ended": round(transcript.ended_s, 3),
         "pushes": [_text(item) for item in transcript.pushes],
         "stored": [
             [database, _latin(key), _latin(item.kind), _text(item.value), item.pttl]

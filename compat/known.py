@@ -13,7 +13,11 @@ from compat.clients.raw import Frame
 EXPECTED: Final[dict[str, dict[str, str]]] = {}
 
 # OBJECT ENCODING tells the form that Redis would choose for a value of this size; Redis itself says "raw" of a string
-# that was changed in place, however short, and "embstr" of a number made by INCRBYFLOAT.
+# that was changed in place, however short, "embstr" of a number made by INCRBYFLOAT, and "hashtable" of a hash that
+# ever held a long value.
+_ENCODINGS: Final = frozenset({
+    (b"int", b"raw"), (b"embstr", b"raw"), (b"int", b"embstr"), (b"listpack", b"hashtable"),
+})  # fmt: skip
 
 # DBSIZE of Redis counts keys that have expired until it comes across them; respkv counts those that can be read.
 
@@ -40,7 +44,7 @@ def meant(name: bytes, command: list[bytes], ours: Frame, theirs: Frame) -> bool
     if name.endswith(b" HELP"):
         return theirs._replace(value=_newer_help(theirs.value)) == ours
     if name == b"OBJECT ENCODING":
-        return theirs.value in (b"raw", b"embstr") and ours.value in (b"int", b"embstr")
+        return (ours.value, theirs.value) in _ENCODINGS
     if name not in ARGUMENTS_FIRST or not ours.is_error() or not ours.value.startswith(b"ERR "):
         return False
     if theirs.is_error():

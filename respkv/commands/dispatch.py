@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.base.limits import COMMANDS_PER_TURN, WALK_STEPS_PER_TURN
-from respkv.commands.notifications import apply_and_tell
+from respkv.commands.notifications import apply_and_tell, telling_walk
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
 from respkv.commands.table import CommandTable, subcommand
@@ -299,7 +299,7 @@ class Dispatcher:
             if spec is not None and (spec.handler is None or not spec.fits(len(argv))):
                 mistake = errors.wrong_arity(spec.name)
         if mistake is not None or spec is None:
-            if spec is not None and mistake and spec.name == "exec" and session.multi is not None:
+            if spec is not None and mistake and spec.name == "exec":
                 end_multi(session)
                 mistake = error(b"EXECABORT Transaction discarded because of: " + mistake[5:-2])
             return self._reject(session, spec, mistake or b"")
@@ -386,6 +386,8 @@ class Dispatcher:
         keyspace = self.keyspace
         view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
         walk = spec.handler(argv, view)
+        if self.server.pubsub.events:
+            walk = telling_walk(walk, spec, argv, view, self.applier, self.server.pubsub)
         pending: Pending | None = None
 
         def go_on() -> bytes | None:

@@ -201,11 +201,10 @@ def swapdb(argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
     """SWAPDB index1 index2: two numbers change places in a logged map."""
     numbers = []
     for position, text in (("first", argv[1]), ("second", argv[2])):
-        number = integer(text, error(b"ERR invalid %b DB index" % position.encode()))
-        if not 0 <= number < view.databases:
-            raise fail(errors.DB_INDEX)
-        numbers.append(number)
-    return OK, [fx.swap(numbers[0], numbers[1])]
+        numbers.append(integer(text, error(b"ERR invalid %b DB index" % position.encode())))
+    if not all(0 <= number < view.databases for number in numbers):
+        raise fail(errors.DB_INDEX)
+    return OK, [fx.swap(numbers[0], numbers[1])] if numbers[0] != numbers[1] else fx.NONE
 
 
 def _mode(since: str) -> tuple[Arg, ...]:

@@ -4,14 +4,17 @@ The events of a command follow from its row, its words, its effects and what the
 handlers know nothing of them. Names, classes and order are those of Redis 7.4 (those of HGETDEL, HGETEX and HSETEX
 of Redis 8.0, of MSETEX of Redis 8.4). Events of expiry come from where the expired form is put.
 
-A key whose time has come is put in its expired form before the command that met it takes effect, so that ``expired``
-comes before that command's own events. Nothing here runs while nobody asks for events.
+A key whose time has come is put in its expired form before the command (or transaction) that met it takes effect:
+``expired`` comes before all events of that command, where Redis sends it between those of two keys of an MSET.
+Nothing here runs while nobody asks for events.
 """
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from typing import Final
 
+from respkv.base.errors import BlockRequest, ReadMiss
 from respkv.commands.pubsub import EXPIRED, GENERIC, HASH, KEY_MISS, NEW_KEY, STRING, PubSub
 from respkv.commands.spec import CommandSpec
 from respkv.commands.string_set import parse_set_options
@@ -19,9 +22,11 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.view import OverlayView, View
+from respkv.resp.reply import Reply
 
 #: class, event, key, logical database: the arguments of ``PubSub.notify``
 Event = tuple[int, bytes, bytes, int]
+Walk = Generator[BlockRequest | None, None, tuple[Reply, fx.Effects]]
 
 #: What is told of a string that was put, by command; all others say "set".
 _STRING_EVENTS: Final = {
@@ -56,7 +61,10 @@ _QUIET_READERS: Final = ("memory|", "object|")
 def apply_and_tell(
     spec: CommandSpec, argv: list[bytes], effects: fx.Effects, view: View, applier: Applier, pubsub: PubSub
 ) -> None:
-    """Apply the effects of one command and send its events. May raise ReadMiss; then neither has been done."""
+    """Apply the effects of one command and send its events. May raise ReadMiss; then neither has been done.
+
+    What readers met after its time may have been expired, and told, even then.
+    """
     events = events_of(spec, argv, effects, view, pubsub.events)
     if view.keyspace.sighted:
         expire_sighted(applier)
@@ -65,6 +73,25 @@ def apply_and_tell(
         applier.apply(effects)
     for event in events:
         pubsub.notify(*event)
+
+
+def telling_walk(
+    walk: Walk, spec: CommandSpec, argv: list[bytes], view: View, applier: Applier, pubsub: PubSub
+) -> Walk:
+    """``walk``, and at its end the events of the command: walks write nothing, but they meet absent keys."""
+    result = yield from walk
+    while True:
+        try:
+            if view.keyspace.sighted:
+                expire_sighted(applier)
+            events = events_of(spec, argv, fx.NONE, view, pubsub.events)
+        except ReadMiss as miss:
+            yield miss.request
+        else:
+            break
+    for event in events:
+        pubsub.notify(*event)
+    return result
 
 
 def expire_sighted(applier: Applier) -> None:
@@ -105,7 +132,12 @@ def _misses(spec: CommandSpec, argv: list[bytes], view: View) -> list[Event]:
     if spec.name.startswith(_QUIET_READERS):
         return []
     read = [argv[index] for keys in spec.keys if "RO" in keys.flags for index in keys.keys(argv)]
-    if spec.name in _READ_FIRST or (spec.name == "set" and parse_set_options(argv, 3).get):
+    name = spec.name
+    if (
+        name in _READ_FIRST
+        or (name == "set" and parse_set_options(argv, 3).get)
+        or (name == "bitfield" and all(word.upper() == b"GET" for word in argv[2::3]))
+    ):
         read.append(argv[1])
     return [(KEY_MISS, b"keymiss", key, _logical(view, view.db)) for key in read if view.row(key) is None]
 

@@ -48,6 +48,10 @@ class _Populate:
             return
         server.after_us(int(_DELAY_US_MAX * pressure), self.run)
 
+    def _end(self, reply: Reply) -> None:
+        self.session.blocked = None
+        self.pending.complete(reply)
+
     def _slice(self) -> bool:
         """Write some keys; False when there is nothing more to do now."""
         session = self.session
@@ -62,7 +66,7 @@ class _Populate:
         finally:
             session.reply_mode, session.last_command = mode, last_command
         if self.next == self.count:
-            self.pending.complete(OK)
+            self._end(OK)
         return self.next < self.count
 
     def _write(self) -> bool:
@@ -88,14 +92,14 @@ class _Populate:
         if not self._accepted(waiting.reply):
             return
         if self.next == self.count:
-            self.pending.complete(OK)
+            self._end(OK)
         else:
             self.session.server.after_us(0, self.run)
 
     def _accepted(self, reply: Reply | None) -> bool:
         """False when ``reply`` is an error: it is the answer to the whole then."""
         if isinstance(reply, bytes) and reply[:1] == b"-":
-            self.pending.complete(reply)
+            self._end(reply)
             return False
         return True
 
@@ -112,7 +116,11 @@ def populate(argv: list[bytes], session: Session) -> Reply | Pending:
         raise fail(errors.NOT_IN_MULTI)
     work = _Populate(session, count, prefix, size)
     work.run()
-    return work.pending if work.pending.reply is None else work.pending.reply
+    if work.pending.reply is not None:
+        return work.pending.reply
+    # The server gives blocked commands up when the peer has gone, without an answer to wait for.
+    session.blocked = work.pending
+    return work.pending
 
 
 def _not_negative(argument: bytes) -> int:

@@ -88,11 +88,21 @@ class Watches:
                     session.watch_broken = True
 
     def swapped(self, left: int, right: int) -> None:
-        """Two stored databases are about to change places: a watched key that is in either one changes."""
-        for (db, key), watchers in self._by_key.items():
-            if db in (left, right) and (self._exists(left, key) or self._exists(right, key)):
-                for session in watchers.values():
-                    session.watch_broken = True
+        """Two stored databases are about to change places: a watched key that is in either one changes.
+
+        The watches of the others go with their logical database.
+        """
+        if left == right:
+            return
+        places = {left: right, right: left}
+        moved = {place: self._by_key.pop(place) for place in list(self._by_key) if place[0] in places}
+        for (db, key), watchers in moved.items():
+            changed = self._exists(left, key) or self._exists(right, key)
+            self._by_key[places[db], key] = watchers
+            for session in watchers.values():
+                session.watch_broken |= changed
+        for session in {session.id: session for watchers in moved.values() for session in watchers.values()}.values():
+            session.watched = {(places.get(db, db), key): None for db, key in session.watched}
 
     def _exists(self, db: int, key: bytes) -> bool:
         try:

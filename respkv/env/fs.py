@@ -39,6 +39,13 @@ class ReadFile(Protocol):
     def pread_nowait(self, size: int, offset: int) -> bytes | None:
         """As ``pread`` when the page cache holds the bytes, else None; never waits for the disk."""
 
+    def data_ranges(self) -> list[tuple[int, int]]:
+        """(start, end) of the parts that may hold other bytes than zeros, ascending.
+
+        Space that was reserved and never written is left out without being read. Ask before the first read: what
+        was read, or read ahead, may count as data afterwards.
+        """
+
     def size(self) -> int: ...
 
     def close(self) -> None: ...

@@ -64,6 +64,7 @@ class PosixReadFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._fd = -1
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self.waits = _RWF_NOWAIT == 0
 
@@ -92,6 +93,19 @@ class PosixReadFile:
         if count < size:
             return None  # partly cached, or the end of the file: let the waiting read tell
         return bytes(buffer)
+
+    def data_ranges(self) -> list[tuple[int, int]]:
+        found: list[tuple[int, int]] = []
+        end, size = 0, self.size()
+        try:
+            while end < size:
+                start = os.lseek(self._fd, end, os.SEEK_DATA)
+                end = os.lseek(self._fd, start, os.SEEK_HOLE)
+                found.append((start, end))
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # only zeros follow; anything else: a file system that cannot tell
+                return [(0, size)]
+        return found
 
     def size(self) -> int:
         return os.fstat(self._fd).st_size

@@ -148,7 +148,9 @@ class KeyCounts:
             table = delta.memtable.table
             if len(table) <= _NOTED_AT_FLUSH:
                 # Dead, over dead: what there is of the database adds nothing and is settled by that.
-                delta.noted.update((key, None) for key in table if key[0] == keys.SPACE_RECORD and keys.key_db(key) == db)
+                for key in table:
+                    if key[0] == keys.SPACE_RECORD and keys.key_db(key) == db:
+                        delta.noted[key] = None
             else:
                 for internal in [key for key in delta.noted if keys.key_db(key) == db]:
                     del delta.noted[internal]

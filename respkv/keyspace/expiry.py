@@ -7,9 +7,10 @@ met after their time come first: they are put in the expired form at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from respkv.base.errors import BlockRequest, ReadMiss
+from respkv.base.errors import BlockRequest, CorruptionError, ReadMiss
 from respkv.keyspace import keys
 
 if TYPE_CHECKING:
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 class ExpiryDuty:
     """The expiry worker of one keyspace. ``run`` may be called as often as one likes."""
 
-    __slots__ = ("_position", "applier", "lag_ms")
+    __slots__ = ("_damaged", "_position", "applier", "lag_ms")
 
-    def __init__(self, applier: Applier) -> None:
+    def __init__(self, applier: Applier, damaged: Callable[[CorruptionError], None] = lambda damage: None) -> None:
         self.applier = applier
+        #: told of records that cannot be read; they are passed over
+        self._damaged = damaged
         #: index key from which the interrupted scan goes on
         self._position: bytes | None = None
         self.lag_ms = 0
@@ -35,6 +38,8 @@ class ExpiryDuty:
                 self.applier.expire_now(internal)
             except ReadMiss as miss:
                 return miss.request
+            except CorruptionError as damage:
+                self._damaged(damage)
             del keyspace.sighted[internal]
         return None
 
@@ -50,7 +55,10 @@ class ExpiryDuty:
                 if len(entries) == limit:
                     break
             for entry in entries:
-                self._expire(entry)
+                try:
+                    self._expire(entry)
+                except CorruptionError as damage:
+                    self._damaged(damage)
                 self._position = keys.after(entry)
         except ReadMiss as miss:
             return True, miss.request

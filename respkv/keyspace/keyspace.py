@@ -106,14 +106,17 @@ class Keyspace:
 
     def begin(self, wall_ms: int) -> None:
         """A cycle starts at ``wall_ms``. Time never goes backwards for the keyspace."""
+        first = not self.now_ms
         if wall_ms > self.now_ms:
-            if not self.now_ms and self.expired_through_ms > wall_ms:
-                # The wall clock went back while we were down: what expires from now on must not lie below the mark.
-                self.expired_through_ms = wall_ms
             self.now_ms = wall_ms
         wall = self.now_ms << 16
         if wall > self.clock.last:
             self.clock.last = wall
+        if first and self.expired_through_ms > wall_ms:
+            # The wall clock went back while we were down: what expires from now on must not lie below the mark,
+            # nor below the one that the next start finds.
+            self.expired_through_ms = wall_ms
+            self.write_expired_through()
 
     # -- stamps and local facts --------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from respkv.base.errors import BlockRequest
+from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.base.limits import CLOCK_AHEAD_MS, EXPIRED_PER_CALL, EXPIRY_INTERVAL_US, SETTLED_PER_CALL
 from respkv.keyspace.expiry import ExpiryDuty
 
@@ -30,6 +30,7 @@ class Duties:
         "_ceiling",
         "_ceiling_lsn",
         "_commands",
+        "_damage_told_us",
         "_fetching",
         "_mark",
         "_mark_lsn",
@@ -42,7 +43,7 @@ class Duties:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.expiry = ExpiryDuty(node.applier)
+        self.expiry = ExpiryDuty(node.applier, self._damaged)
         #: records whose expiry is at or before this have their expired form on disk
         self.expired_durable_ms = 0
         self._ceiling = self._ceiling_lsn = 0
@@ -50,6 +51,7 @@ class Duties:
         self._marked_ms = self._marked_keys = 0
         self._fetching = False
         self._commands = 0
+        self._damage_told_us = 0
 
     def start(self) -> None:
         """Set the first timers."""
@@ -71,8 +73,11 @@ class Duties:
     def _expire(self) -> None:
         more = False
         if self.node.active_expire and not self._fetching and self.node.dispatcher.refusal is None:
-            more, request = self.expiry.run(EXPIRED_PER_CALL)
-            self._fetch(request)
+            try:
+                more, request = self.expiry.run(EXPIRED_PER_CALL)
+                self._fetch(request)
+            except CorruptionError as damage:
+                self._damaged(damage)  # the index itself: active expiry stands still, readers still expire
         self.node.after_us(_BUSY_TICK_US if more else EXPIRY_INTERVAL_US, self._expire)
 
     def _tick(self) -> None:
@@ -85,11 +90,28 @@ class Duties:
         counts.save_if_due()
         commands = node.metrics.commands_processed
         if commands - self._commands < _IDLE_COMMANDS and counts.unsettled():
-            for request in counts.settle(SETTLED_PER_CALL):
-                self._fetch(request)
+            self._settle()
         self._commands = commands
         node.metrics.sample(node.clock.monotonic_us())
         node.after_us(_BUSY_TICK_US if busy else _TICK_US, self._tick)
+
+    def _settle(self) -> None:
+        """A slice of the key counts; a missing block ends it until the block is there."""
+        if self._fetching:
+            return
+        try:
+            for request in self.node.keyspace.counts.settle(SETTLED_PER_CALL):
+                if request is not None:
+                    self._fetch(request)
+                    return
+        except CorruptionError as damage:
+            self._damaged(damage)
+
+    def _damaged(self, damage: CorruptionError) -> None:
+        """Stored data is damaged: say so, once a minute at most. Readers of that data get an error reply."""
+        if self.node.now_us >= self._damage_told_us:
+            self._damage_told_us = self.node.now_us + 60 * _SECOND_US
+            self.node.log("warning", f"stored data is damaged: {damage}")
 
     def _second(self) -> None:
         self._keep_ceiling()

@@ -123,6 +123,8 @@ class Node:
         self.shutdown_request: ShutdownRequest | None = None
         #: set when something must become durable although the policy would not sync now
         self.wants_sync = False
+        #: entries logged for clients since the start
+        self.changes = 0
         self._next_session = 1
         self._timers = Timers()
         self._fetches: list[FetchRequest] = []
@@ -332,6 +334,7 @@ class Node:
         memtable = engine.memtable
         if not own:
             self._written_us = self.now_us
+            self.changes += len(engine.batch) // 3
         lsn = engine.commit()
         if not self._unsynced_since_us:
             self._unsynced_since_us = self.now_us

@@ -1,6 +1,6 @@
 """Snapshots: BGSAVE, SAVE and save points, made of hard links, without a fork.
 
-A snapshot is a directory ``snapshots/<UTC time>-<number>`` that opens as a data directory (under a new node id).
+A snapshot is a directory ``snapshots/<wall ms, 15 digits>`` that opens as a data directory (under a new node id).
 The newest ``snapshots-kept`` stay.
 """
 
@@ -30,8 +30,8 @@ class Snapshots:
         self._plan: SnapshotPlan | None = None
         self._running = False
         self._done: list[Callable[[str], None]] = []
-        self._began_ms = 0
-        self._saved_entries = 0
+        self._began_ms = self._began_changes = 0
+        self._changes = 0
         self._tried_ms = 0
 
     @property
@@ -40,8 +40,8 @@ class Snapshots:
         return self._plan is not None
 
     def changes(self) -> int:
-        """Commits since the last snapshot."""
-        return self.node.engine.appended_lsn - self._saved_entries
+        """Entries that clients' commands have logged since the last snapshot, or since the start."""
+        return self.node.changes - self._changes
 
     def begin(self, done: Callable[[str], None]) -> None:
         """Start a snapshot, or join the one under way."""
@@ -56,7 +56,10 @@ class Snapshots:
             self.last_ok = False
             done(f"{self.path}: {error.strerror}")
             return
-        name = f"{self.path}/{node.now_ms:015d}"
+        self._began_changes = node.changes
+        names = self._names()
+        number = max(node.now_ms, int(names[-1]) + 1 if names else 0)  # the newest has the greatest name
+        name = f"{self.path}/{number:015d}"
         plan = node.engine.snapshot(name)
         node.keyspace.counts.follow()
         if plan is None:
@@ -86,16 +89,18 @@ class Snapshots:
         else:
             self.made += 1
             self.last_save_ms = node.now_ms
-            self._saved_entries = plan.lsn
+            self._changes = self._began_changes
             node.log("notice", "Background saving terminated with success")
             self._drop_old()
         waiting, self._done = self._done, []
         for done in waiting:
             done(problem)
 
+    def _names(self) -> list[str]:
+        return [name for name in self.node.fs.listdir(self.path) if name.isdigit()]
+
     def _drop_old(self) -> None:
-        names = [name for name in self.node.fs.listdir(self.path) if name.isdigit()]
-        for name in names[: -self.node.config.value("snapshots-kept")]:
+        for name in self._names()[: -self.node.config.value("snapshots-kept")]:
             remove_tree(self.node.fs, f"{self.path}/{name}")
 
     def check(self, rules: tuple[tuple[int, int], ...]) -> None:

@@ -37,7 +37,7 @@ from typing import Any, Final
 
 import hiredis
 
-from respkv.resp.careful import BAD_BULK, CarefulParser, Limits
+from respkv.resp.careful import CarefulParser, Limits
 
 _SMALL_BYTES: Final = 1024
 _CHUNK_BYTES: Final = 64 * 1024

@@ -82,8 +82,12 @@ class RowCache:
         if rows is not None:
             old = rows.get(key)
             if old is not None:
-                rows[key] = row
-                self.grow(charge_of(key, row) - charge_of(key, old))
+                charge = charge_of(key, row)
+                if charge > self.capacity // 4:
+                    self.drop(db, key)
+                else:
+                    rows[key] = row
+                    self.grow(charge - charge_of(key, old))
                 return
         if self.old.get(db):
             rows = self.old[db]

@@ -153,6 +153,7 @@ class LogReader:
     __slots__ = (
         "_base",
         "_buffer",
+        "_data",
         "_file",
         "ended",
         "file_id",
@@ -165,6 +166,7 @@ class LogReader:
 
     def __init__(self, file: ReadFile, file_id: int, magic: bytes) -> None:
         self._file = file
+        self._data = file.data_ranges()
         self._buffer = b""
         self._base = 0
         self.path = file.path
@@ -234,10 +236,11 @@ class LogReader:
     def used_after(self, offset: int) -> int:
         """Bytes from ``offset`` to the last one that is not zero."""
         end = offset
-        for at in range(offset, self.size, _CHUNK):
-            chunk = self._file.pread(_CHUNK, at).rstrip(b"\0")
-            if chunk:
-                end = at + len(chunk)
+        for start, stop in self._data:
+            for at in range(max(start, offset), stop, _CHUNK):
+                used = self._file.pread(min(_CHUNK, stop - at), at).rstrip(b"\0")
+                if used:
+                    end = at + len(used)
         return end - offset
 
     def _hold(self, offset: int, size: int) -> bool:
@@ -272,8 +275,15 @@ class LogReader:
             found = self._buffer.find(_MAGIC_BYTES, offset - self._base)
             if found >= 0:
                 return self._base + found
-            offset = max(offset + 1, self._base + len(self._buffer) - 1)
+            offset = self._next_data(max(offset + 1, self._base + len(self._buffer) - 1))
         return None
+
+    def _next_data(self, offset: int) -> int:
+        """``offset``, or the start of the next part that is not only zeros; the file's size when none follows."""
+        for start, stop in self._data:
+            if offset < stop:
+                return max(start, offset)
+        return self.size
 
 
 class Replay(NamedTuple):

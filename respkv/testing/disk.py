@@ -399,6 +399,10 @@ class SimulatedReadFile:
         data = bytes(inode.data[offset : offset + size])
         return data if len(data) == size else None
 
+    def data_ranges(self) -> list[tuple[int, int]]:
+        """Every byte may be data: holes are a matter of real file systems."""
+        return [(0, self.size())]
+
     def size(self) -> int:
         return len(self._open().data)
 

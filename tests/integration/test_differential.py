@@ -17,6 +17,7 @@ from compat.cases import Case
 from compat.clients import redis_server
 from compat.clients.raw import Frame, RawConnection
 from compat.comparison import Reply, Server, Stored, Transcript, differences, observe, same_reply
+from compat.known import EXPECTED
 from compat.sequences import minimise, sequence
 from tests.integration.conftest import ServerProcess
 
@@ -96,7 +97,7 @@ def reference(live: Server | None) -> Reference:
 
 @pytest.mark.parametrize("name", CASES)
 def test_case(name: str, ours: Server, reference: Reference) -> None:
-    found, stale = [], set(differential.EXPECTED.get(name, {}))
+    found, stale = [], set(EXPECTED.get(name, {}))
     for protocol in differential.PROTOCOLS:
         mine, other = observe(ours, protocol, CASES[name].commands), reference(name, protocol)
         found += [f"RESP{protocol} {line}" for line in differential.unexpected(name, mine, other)]
@@ -141,10 +142,13 @@ def test_a_wrong_answer_in_a_case_is_found(ours: Server, reference: Reference) -
 
 
 def test_a_wrong_value_left_behind_is_found() -> None:
-    def left(value: bytes, pttl: int) -> Transcript:
-        return Transcript([], [], {(0, b"k"): Stored(b"string", Frame("$", value), pttl)})
+    def left(value: bytes, pttl: int, ended_s: float = 0.0) -> Transcript:
+        return Transcript([], [], {(0, b"k"): Stored(b"string", Frame("$", value), pttl)}, ended_s)
 
     assert differences(left(b"v", 5000), left(b"v", 5900)) == []
+    assert differences(left(b"v", 5000), left(b"v", 5000, 60.0)) == [], "EX counts from the command"
+    assert differences(left(b"v", 65_000), left(b"v", 5000, 60.0)) == [], "EXAT ends at a point in time"
+    assert differences(left(b"v", 35_000), left(b"v", 5000, 60.0))
     assert differences(left(b"v", -1), left(b"w", -1))
     assert differences(left(b"v", -1), left(b"v", 5000))
     assert differences(left(b"v", 5000), left(b"v", 9000))

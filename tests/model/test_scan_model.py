@@ -21,6 +21,8 @@ from respkv.resp.reply import encode
 from tests.unit.keyspace.rig import ColdRng, Rig
 
 MAX_CALLS = 4000
+#: Hash tags of the first thirty slots: a step too far at a slot's end would leave one out.
+TAGS = sorted(b"%d" % n for n in range(40_000) if slot_of(b"%d" % n) < 30)[::3]
 
 
 def decode(reply: bytes) -> Any:
@@ -66,15 +68,17 @@ class Scanner:
 
 
 def names_of(rng: random.Random, kind: str) -> list[bytes]:
-    """Key names: spread over all slots, or crowded into few of them."""
+    """Key names: spread over all slots, crowded into few of them, or filling slots side by side."""
     if kind == "spread":
         return [b"k%d" % n for n in range(1200)]
     if kind == "crowded":
         return [b"{t%d}%d" % (n % 3, n) for n in range(1200)]
+    if kind == "dense":
+        return [b"{%b}%d" % (TAGS[n % len(TAGS)], n) for n in range(1200)]
     return [b"{t}%d" % n for n in range(600)] + [b"k%d" % n for n in range(600)]
 
 
-@pytest.mark.parametrize("kind", ["spread", "crowded", "mixed"])
+@pytest.mark.parametrize("kind", ["spread", "crowded", "mixed", "dense"])
 @pytest.mark.parametrize("seed", range(8))
 def test_keys_that_stay_are_returned_and_keys_that_never_were_are_not(seed: int, kind: str) -> None:
     rng = random.Random(f"{seed}{kind}")
@@ -139,7 +143,7 @@ def test_keys_that_stay_are_returned_and_keys_that_never_were_are_not(seed: int,
 def test_a_store_at_rest_is_returned_exactly_once(seed: int) -> None:
     rng = random.Random(seed)
     rig = Rig(databases=3)
-    names = names_of(rng, rng.choice(("spread", "crowded", "mixed")))
+    names = names_of(rng, rng.choice(("spread", "crowded", "mixed", "dense")))
     for db in range(3):
         rig.apply(*(fx.put(db, name, b"v") for name in names[db:]))
         if rng.random() < 0.5:
@@ -148,6 +152,19 @@ def test_a_store_at_rest_is_returned_exactly_once(seed: int) -> None:
         rig.cold()
     found = Scanner(rig, rng, 1).run(lambda: None, lambda: None)
     assert len(found) == len(names) - 1 and set(found) == set(names[1:])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_databases_that_crowd_the_same_slots_hide_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    rig = Rig(databases=5)
+    names = names_of(rng, "dense")
+    for db in (0, 1, 3, 4):
+        rig.apply(*(fx.put(db, name, b"v") for name in names))
+    mine = [b"{%b}mine" % tag for tag in TAGS]
+    rig.apply(*(fx.put(2, name, b"v") for name in mine))
+    found = Scanner(rig, rng, 2).run(lambda: None, lambda: None)
+    assert sorted(found) == sorted(mine)
 
 
 @pytest.mark.parametrize("seed", range(4))

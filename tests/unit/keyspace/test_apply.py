@@ -95,6 +95,19 @@ def test_put_over_a_hash_hides_its_fields_for_good() -> None:
     assert rig.total() == 1
 
 
+def test_a_single_field_of_an_earlier_life_is_not_seen() -> None:
+    rig = Rig()
+    rig.apply(fx.put_element(0, b"k", HASH, b"f", b"old"), fx.delete(0, b"k"))
+    rig.apply(fx.put_element(0, b"k", HASH, b"g", b"new"))
+    for flushed in (False, True):
+        if flushed:
+            rig.flush()
+        rig.keyspace.cache.clear_all()
+        found = rig.view().hash(b"k")
+        assert found is not None and found.get(b"f") is None and found.get(b"g") == b"new"
+        assert found.count() == 1
+
+
 def test_many_puts_of_one_key_and_of_several_databases() -> None:
     rig = Rig()
     rig.apply(fx.put(0, b"k", b"1"), fx.put(3, b"k", b"2"), fx.put(0, b"k", b"3"), fx.put(3, b"j", b"4"))

@@ -12,7 +12,7 @@ from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.count_job import count_job
-from respkv.keyspace.counts import add_to, state_of, pack_sums, unpack_sums
+from respkv.keyspace.counts import add_to, pack_sums, state_of, unpack_sums
 from respkv.keyspace.floors import FlushFloors
 from respkv.storage.jobs import no_pause
 from tests.unit.keyspace.rig import Rig
@@ -145,13 +145,11 @@ def test_settling_ends_soon_when_its_memtable_is_flushed_meanwhile() -> None:
     rig.apply(*many(0, 3000))
     rotate(rig)
     rig.apply(*many(3000, 3010))
-    steps, settling = 0, rig.keyspace.counts.settle()
-    for _ in settling:
-        steps += 1
-        if steps == 2:
+    for step, _ in enumerate(rig.keyspace.counts.settle()):
+        if step == 1:
             rig.work(count=False)
             rig.engine.tick()
-        assert steps < 100, "it goes on over a memtable that is gone"
+        assert step < 100, "it goes on over a memtable that is gone"
     rig.work()
     assert rig.total() == 3010 and rig.keyspace.counts.is_exact()
 
@@ -171,6 +169,17 @@ def test_a_flushed_database_counts_nothing_wherever_its_keys_are() -> None:
     assert rig.total(0) == 7 and rig.total(1) == 10
     rig.work()
     assert rig.total(0) == 7 and rig.keyspace.counts.is_exact()
+
+
+@pytest.mark.parametrize("others", [0, 51_000])
+def test_a_settled_key_that_is_flushed_and_put_again_counts_again(others: int) -> None:
+    rig = Rig(memtable_bytes=1 << 24)
+    rig.apply(fx.put(0, b"k", b"v"), fx.put(1, b"j", b"v"), *many(0, others))
+    assert rig.total(0) == 1 + others
+    rig.apply(fx.flush(0))
+    assert rig.total(0) == 0
+    rig.apply(fx.put(0, b"k", b"again"))
+    assert rig.total(0) == 1 and rig.total(1) == 1 and rig.keyspace.counts.is_exact()
 
 
 # what counts as a key

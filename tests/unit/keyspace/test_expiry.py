@@ -233,3 +233,19 @@ def test_a_time_below_the_mark_is_not_forgotten() -> None:
     rig.advance_ms(1000)
     rig.expire()
     assert rig.total() == 0
+
+
+def test_a_mark_that_was_taken_back_stays_so_over_the_next_crash() -> None:
+    rig = Rig()
+    rig.apply(fx.put(0, b"k", b"v", SOON))
+    rig.advance_ms(3_600_000)
+    rig.expire()
+    rig.keyspace.write_expired_through()
+    rig.commit()
+    rig.now_ms = START_MS
+    rig.restart()
+    rig.apply(fx.put(0, b"short", b"v", SOON))
+    rig.now_ms = START_MS + 4_000_000
+    rig.restart(crash=True)
+    rig.expire()
+    assert rig.total() == 0

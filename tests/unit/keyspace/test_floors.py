@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_random_ranges_agree_with_a_table_in_any_order(seed: int) -> None:
     assert encoded[0] == encoded[1] == encoded[2]
     for body in encoded[0]:
         ranges = [body[at : at + 14] for at in range(0, len(body), 14)]
-        for left, right in zip(ranges, ranges[1:]):
+        for left, right in pairwise(ranges):
             assert left[2:4] < right[:2], "ranges ascend without overlap"
             assert left[4:] != right[4:] or int.from_bytes(left[2:4]) + 1 < int.from_bytes(right[:2])
 

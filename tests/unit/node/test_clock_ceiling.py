@@ -101,8 +101,9 @@ def test_a_clean_stop_goes_on_right_after_the_last_stamp() -> None:
     assert last < again.node.keyspace.clock.last < last + 10
 
 
-def test_a_crash_goes_on_at_the_ceiling() -> None:
+@pytest.mark.parametrize("seed", range(12))
+def test_a_crash_goes_on_at_the_ceiling(seed: int) -> None:
     driver = NodeDriver()
     ceiling = driver.node.keyspace.clock.ceiling
-    again = NodeDriver(fs=driver.fs.crash(random.Random(1)), clock=driver.clock)
+    again = NodeDriver(fs=driver.fs.crash(random.Random(seed)), clock=driver.clock)
     assert again.node.keyspace.clock.last >= ceiling
