@@ -14,6 +14,7 @@ It keeps the stamp and the expiry of the record it replaces, and loses the body.
 
 from __future__ import annotations
 
+import struct
 from typing import Final, NamedTuple
 
 from respkv.base.coding import U64BE
@@ -29,6 +30,10 @@ BODY_AT: Final = 11
 EXPIRING_BODY_AT: Final = 19
 
 _TYPE_BYTES: Final = tuple(bytes((kind,)) for kind in range(256))
+
+
+#: ``pack_string_head(1, hlc, node)``: the first eleven bytes of a string record without expiry.
+pack_string_head: Final = struct.Struct(">BQH").pack
 
 
 class Record(NamedTuple):

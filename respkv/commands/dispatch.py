@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.base.limits import COMMANDS_PER_TURN, WALK_STEPS_PER_TURN
+from respkv.causality.record import pack_string_head
 from respkv.commands.notifications import apply_and_tell, telling_walk
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
@@ -31,7 +32,7 @@ from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.view import View
 from respkv.metrics.registry import CommandStats, Registry
 from respkv.resp import errors
-from respkv.resp.reply import OK, QUEUED, encode, error
+from respkv.resp.reply import BULK_HEADS, OK, QUEUED, encode, error
 from respkv.resp.request import RequestParser
 from respkv.storage.write_batch import pack_lengths
 
@@ -125,7 +126,7 @@ class Dispatcher:
         """
         keyspace = self.keyspace
         clock = keyspace.clock
-        node = clock.node.to_bytes(2, "big")
+        node = clock.node
         append, quick = out.append, self._quick.get
         reads = writes = 0
         turn = 0
@@ -156,10 +157,14 @@ class Dispatcher:
                                 continue
                     elif size == 3 and direct and (argv[0] == b"SET" or argv[0] == b"set"):
                         _, key, value = argv
-                        if key.__class__ is bytes and value.__class__ is bytes and b"{" not in key:
+                        if key.__class__ is bytes and value.__class__ is bytes and 123 not in key:
                             row = rows.get(key)
                             if row.__class__ is bytes:
-                                new = b"$%d\r\n%b\r\n" % (len(value), value)
+                                size = len(value)
+                                if size < 4096:
+                                    new = BULK_HEADS[size] + value + b"\r\n"
+                                else:
+                                    new = b"$%d\r\n%b\r\n" % (size, value)
                                 rows[key] = new
                                 grown += len(new) - len(row)
                                 internal = prefixes[crc_hqx(key, 0) & 16383] + key
@@ -171,7 +176,7 @@ class Dispatcher:
                             else:
                                 break
                             last += 1
-                            record = b"\x01" + last.to_bytes(8, "big") + node + value
+                            record = pack_string_head(1, last, node) + value
                             table[internal] = record
                             batch += (pack_lengths(len(record), len(internal)), internal, record)
                             append(OK)

@@ -9,17 +9,20 @@ reference.
 
 from __future__ import annotations
 
+from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Final
 
 from respkv.base.ids import HASH, STRING
-from respkv.base.slots import SLOT_COUNT, slot_of
+from respkv.base.slots import SLOT_COUNT, hash_tag
+from respkv.causality.hlc import pack_stamp
 from respkv.causality.record import (
     BODY_AT,
     HAS_EXPIRY,
     TYPE_MASK,
     encode,
     expired_form,
+    pack_string_head,
     tombstone,
     with_expiry,
 )
@@ -29,6 +32,7 @@ from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry, row_expiry
 from respkv.keyspace.view import string_row
+from respkv.resp.reply import BULK_HEADS
 from respkv.storage.write_batch import pack_lengths
 
 _COLLECTIONS: Final = frozenset({HASH})
@@ -125,44 +129,43 @@ class Applier:
     # -- strings and whole keys --------------------------------------------------------------------
 
     def _put_strings(self, effects: fx.Effects) -> None:  # HOT: mset
-        """Strings, blind: what was there is not read. ``put_record`` and the row's change, with their calls inlined."""
+        """Strings, blind: what was there is not read. ``put_record`` and the row's change, their calls inlined."""
         keyspace = self.keyspace
         clock, cache, engine = keyspace.clock, keyspace.cache, keyspace.engine
-        node = clock.node.to_bytes(2, "big")
-        table, batch = engine.memtable.table, engine.batch
-        highest = keyspace.floors.highest
-        grown = 0
-        last_db = -1
+        table, batch, counts = engine.memtable.table, engine.batch, keyspace.counts
+        node, last, highest = clock.node, clock.last, keyspace.floors.highest
+        grown, last_db = 0, -1
         for _, db, key, value, expire_at_ms in effects:
             if db != last_db:
-                prefixes, rows, old_rows, last_db = keyspace.prefixes(db), cache.rows(db), cache.old.get(db), db
-            internal = prefixes[slot_of(key)] + key
-            clock.last += 1
-            stamp = clock.last.to_bytes(8, "big") + node
-            old = table.get(internal)
-            if old is not None and (expire_at_ms or old[0] != STRING or old[1:BODY_AT] <= highest):
-                keyspace.counts.replaced(internal, old, EXPIRING if expire_at_ms else LIVE)
+                last_db = db
+                prefixes, rows, old_rows = keyspace.prefixes(db), cache.rows(db), cache.old.get(db)
+            internal = prefixes[crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383] + key
+            last += 1
             row = rows.get(key)
-            if expire_at_ms:
-                record = encode(STRING, stamp, value, expire_at_ms)
-                self._index_expiry(expire_at_ms, internal)
+            if row.__class__ is bytes and not expire_at_ms:
+                # A plain string over a plain string: no count changes, and the row changes in place.
+                size = len(value)
+                new = BULK_HEADS[size] + value + b"\r\n" if size < 4096 else b"$%d\r\n%b\r\n" % (size, value)
+                rows[key] = new
+                grown += len(new) - len(row)
+                record = pack_string_head(1, last, node) + value
             else:
-                record = b"\x01" + stamp + value
+                old = table.get(internal)
+                if old is not None and (expire_at_ms or old[0] != STRING or old[1:BODY_AT] <= highest):
+                    counts.replaced(internal, old, EXPIRING if expire_at_ms else LIVE)
+                if expire_at_ms:
+                    record = encode(STRING, pack_stamp(last, node), value, expire_at_ms)
+                    self._index_expiry(expire_at_ms, internal)
+                else:
+                    record = pack_string_head(1, last, node) + value
+                if row is not None or old_rows:
+                    cache.replace(db, key, string_row(value, expire_at_ms))
+                    rows, old_rows = cache.rows(db), cache.old.get(db)
             table[internal] = record
             batch += (pack_lengths(len(record), len(internal)), internal, record)
-            if row is not None:
-                if row.__class__ is bytes and not expire_at_ms:
-                    new = b"$%d\r\n%b\r\n" % (len(value), value)
-                    rows[key] = new
-                    grown += len(new) - len(row)
-                else:
-                    cache.replace(db, key, string_row(value, expire_at_ms))
-                    rows = cache.rows(db)
-            elif old_rows:
-                cache.replace(db, key, string_row(value, expire_at_ms))
-                rows, old_rows = cache.rows(db), cache.old.get(db)
             if keyspace.watching:
                 self._touch(db, key)
+        clock.last = last
         if grown:
             cache.grow(grown)
 
@@ -261,7 +264,7 @@ class Applier:
         clock, engine = keyspace.clock, keyspace.engine
         clock.last += 1
         internal = row.prefix + field
-        record = b"\x01" + clock.last.to_bytes(8, "big") + clock.node.to_bytes(2, "big") + value
+        record = pack_string_head(1, clock.last, clock.node) + value
         engine.memtable.table[internal] = record
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
         row.fields[field] = value

@@ -26,6 +26,7 @@ from respkv.keyspace.rows import (
     value_of_string,
 )
 from respkv.resp.errors import DB_INDEX, WRONG_TYPE
+from respkv.resp.reply import bulk
 
 if TYPE_CHECKING:
     from respkv.env.rng import Rng
@@ -369,7 +370,7 @@ class PendingState:
 
 def string_row(value: bytes, expire_at_ms: int) -> Row:
     """The row of a string."""
-    reply = b"$%d\r\n%b\r\n" % (len(value), value)
+    reply = bulk(value)
     return TimedString(reply, expire_at_ms) if expire_at_ms else reply
 
 
