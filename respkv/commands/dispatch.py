@@ -191,11 +191,13 @@ class Dispatcher:
                 if argv is _NO_MORE:
                     break
                 used = len(requests) - length_hint(waiting)
-                if not parser.check(argv, used - 1):
-                    break
-                if not argv:
-                    continue
-                entry = quick(argv[0]) if fast else None
+                entry = quick(argv[0]) if fast and parser.exact else None
+                if entry is None:
+                    if not parser.check(argv, used - 1):
+                        break
+                    if not argv:
+                        continue
+                    entry = quick(argv[0]) if fast else None
                 if entry is not None and entry[1] <= len(argv) <= entry[2]:
                     if reads or writes:
                         self._ended_us = -1

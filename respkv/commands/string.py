@@ -166,7 +166,13 @@ def _add(key: bytes, delta: int, view: View) -> tuple[Reply, Effects]:  # HOT: i
 
 def incr(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     """INCR key."""
-    return _add(argv[1], 1, view)
+    key = argv[1]
+    value, expire_at_ms = view.text(key)
+    # The common case without a call more: a short plain number, which int() and Redis read alike.
+    if value is not None and value.isdigit() and len(value) < 18 and (value[0] != 48 or len(value) == 1):
+        number = int(value) + 1
+        return b":%d\r\n" % number, ((effects.PUT, view.db, key, b"%d" % number, expire_at_ms),)
+    return _add(key, 1, view)
 
 
 def decr(argv: list[bytes], view: View) -> tuple[Reply, Effects]:

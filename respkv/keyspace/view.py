@@ -181,9 +181,16 @@ class View:
 
     def text(self, key: bytes) -> tuple[bytes | None, int]:
         """(value, absolute expiry in ms) of a string key, (None, 0) when it is absent; raises WRONGTYPE."""
-        row = self.row(key)
+        keyspace = self.keyspace
+        rows = keyspace.cache.young.get(self.db)
+        row = rows.get(key) if rows is not None else None
         if row.__class__ is bytes:
-            return row[row.index(b"\n") + 1 : -2], 0
+            keyspace.hits += 1
+            keyspace.cache.hits += 1
+            return row[row.index(10) + 1 : -2], 0
+        row = self.row(key)
+        if type(row) is bytes:
+            return value_of_string(row), 0
         if row is None:
             return None, 0
         if type(row) is HashRow:
@@ -266,6 +273,10 @@ class OverlayView(View):
         if self.db in state.flushed:
             return None
         return super().row(key)
+
+    def text(self, key: bytes) -> tuple[bytes | None, int]:
+        """As in ``View``, which looks into the cache by itself: here the pending effects come first."""
+        return self.string(key), self.expire_at(key) or 0
 
     def hash(self, key: bytes) -> HashView | None:
         """The hash with pending elements on it."""

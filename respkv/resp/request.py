@@ -78,10 +78,12 @@ class RequestParser:
         "_small",
         "_taken",
         "error",
+        "exact",
     )
 
     def __init__(self) -> None:
         self.error: bytes | None = None
+        self.exact = False
         self._chunks: deque[bytes] = deque()
         self._limits = Limits()
         self._reader: Any = None
@@ -106,7 +108,11 @@ class RequestParser:
             self._chunks.append(data)
 
     def take(self) -> list[Any]:  # HOT: request_parser
-        """Requests: those of one chunk, or one; an empty list when no complete one is there, or ``error`` is set."""
+        """Requests: those of one chunk, or one; an empty list when no complete one is there, or ``error`` is set.
+
+        ``exact`` is then True when they are known to hold bytes only.
+        """
+        self.exact = False
         if self._ready:
             ready, self._ready = self._ready, []
             return ready
@@ -119,6 +125,7 @@ class RequestParser:
                     request = self._whole(data)
                     if request is not None:
                         self._base = b""
+                        self.exact = True
                         return [request]
                 self._start(data)
             if self._gets is not None:

@@ -233,3 +233,14 @@ def test_a_swap_with_itself_changes_nothing(driver: NodeDriver) -> None:
     watcher.call("MULTI")
     assert watcher.call("EXEC") == b"*0\r\n"
     assert writer.call("SWAPDB", "16", "x") == b"-ERR invalid second DB index\r\n"
+
+
+def test_a_cached_key_is_seen_with_its_pending_changes(driver: NodeDriver) -> None:
+    client = driver.connect()
+    client.call("SET", "n", "5")
+    assert client.call("GET", "n") == b"$1\r\n5\r\n"
+    client.call("MULTI")
+    for words in (("INCR", "n"), ("INCR", "n"), ("DEL", "n"), ("INCR", "n"), ("EXPIRE", "n", "9"), ("INCR", "n")):
+        client.call(*words)
+    assert client.call("EXEC") == b"*6\r\n:6\r\n:7\r\n:1\r\n:1\r\n:1\r\n:2\r\n"
+    assert client.call("TTL", "n") == b":9\r\n"
