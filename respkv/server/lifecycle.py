@@ -101,6 +101,9 @@ class Server:
             config.set([(b"maxclients", b"%d" % allowed)])
         log("notice", "monotonic clock: POSIX clock_gettime")
         banner.show(log, config)
+        advice = process.huge_pages_advice(self.fs)
+        if advice:
+            log("notice", advice)
         self._bind()
         self.workers = WorkerPool(
             self.reactor, count=self._worker_count(), rss_limit_bytes=WORKER_RSS_BYTES, log=log
