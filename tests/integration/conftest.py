@@ -33,7 +33,9 @@ class ServerProcess:
         self.port = int(str(directives.pop("port", 0))) or free_port()
         self.log = str(directory / "server.log")
         self.stderr = str(directory / "server.stderr")
-        self.directives = {"bind": self.host, **{name.replace("_", "-"): value for name, value in directives.items()}}
+        given = {name.replace("_", "-"): value for name, value in directives.items()}
+        # Small logs and ballast: a test run starts many servers, and each would take 600 MB of disk by default.
+        self.directives = {"bind": self.host, "memtable-bytes": "16mb", "ballast-bytes": "1mb", **given}
         self.process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
