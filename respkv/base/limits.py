@@ -12,8 +12,6 @@ GIB: Final = 1 << 30
 COMMANDS_PER_TURN: Final = 1024
 #: Slices of a whole-keyspace walk in one turn.
 WALK_STEPS_PER_TURN: Final = 8
-#: Bytes of log payload after which a cycle's batch is appended early.
-BATCH_BYTES_MAX: Final = 4 * MIB
 #: Index entries that the expiry duty works off in one call.
 EXPIRED_PER_CALL: Final = 200
 #: How often the expiry duty runs, microseconds.

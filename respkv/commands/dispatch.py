@@ -42,9 +42,6 @@ Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
 
 _RUN_IN_MULTI: Final = frozenset({"exec", "discard", "multi", "watch", "quit", "reset"})
 _NO_MORE: Final = object()
-_IN_PUBSUB: Final = frozenset(
-    {"subscribe", "psubscribe", "ssubscribe", "unsubscribe", "punsubscribe", "sunsubscribe", "ping", "quit", "reset"}
-)
 
 
 class Dispatcher:
@@ -317,7 +314,7 @@ class Dispatcher:
         flags = spec.flags
         if session.multi is not None and spec.name not in _RUN_IN_MULTI:
             return self._queue(session, spec, argv)
-        if session.proto == 2 and session.subscribed() and spec.name not in _IN_PUBSUB:
+        if session.proto == 2 and session.subscribed() and not flags & Flag.IN_PUBSUB:
             return self._reject(
                 session,
                 spec,

@@ -231,6 +231,7 @@ def persistence_section(facts: Facts) -> list[Field]:
         *_zeros("aof_last_cow_size", "module_fork_in_progress", "module_fork_last_cow_size"),
         *log,
         ("respkv_wal_unsynced_bytes", int(storage.get("unsynced_bytes", 0))),
+        ("respkv_keys_exact", int(server.keyspace.counts.is_exact())),
         ("respkv_writes_refused", 0 if refusal is None and not server.metrics.writes_refused else 1),
     ]
 

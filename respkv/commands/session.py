@@ -6,7 +6,6 @@ the narrow protocol through which connection and administration commands reach t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -278,5 +277,3 @@ class Server(Protocol):
     def memory(self) -> dict[str, int]:
         """used, rss, peak, total, caches ... in bytes, for INFO and MEMORY STATS."""
 
-
-PendingQueue = deque[Pending]

@@ -39,7 +39,6 @@ class Keyspace:
     """
 
     __slots__ = (
-        "_ceiling_written",
         "_prefixes",
         "cache",
         "clock",
@@ -82,7 +81,6 @@ class Keyspace:
         self.swapped: Callable[[int, int], None] | None = None
         self.watching = False
         self._prefixes: dict[int, list[bytes]] = {}
-        self._ceiling_written = 0
 
     # -- opening -----------------------------------------------------------------------------------
 

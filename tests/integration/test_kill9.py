@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import threading
 import time
@@ -43,6 +44,19 @@ class Writer:
                 pass
 
 
+def wrong_keys(server: ServerProcess, writers: list[Writer]) -> list[str]:
+    """Keys of which less is there than was acknowledged, more than was tried, or something else."""
+    found = []
+    with server.client() as client:
+        for writer in writers:
+            stored = client.get(writer.key)
+            number = int(stored.split(b" ")[0]) if stored else 0
+            whole = stored is None or stored == b"%d %b" % (number, writer.padding)
+            if not whole or not writer.acknowledged <= number <= writer.tried:
+                found.append(writer.key)
+    return found
+
+
 @pytest.mark.parametrize(("policy", "memtable"), [("always", 64 << 20), ("always", 1 << 20), ("everysec", 1 << 20)])
 def test_kill_in_a_loop(start_server: Start, policy: str, memtable: int) -> None:
     """A process that is killed loses nothing it has written, whatever the policy: the kernel has it."""
@@ -54,14 +68,28 @@ def test_kill_in_a_loop(start_server: Start, policy: str, memtable: int) -> None
         for writer in writers:
             writer.thread.join()
         again = start_server(appendfsync=policy, memtable_bytes=memtable)
-        with again.client() as client:
-            for writer in writers:
-                stored = client.get(writer.key)
-                number = int(stored.split(b" ")[0]) if stored else 0
-                assert writer.acknowledged <= number <= writer.tried, writer.key
-                if stored:
-                    assert stored == b"%d %b" % (number, writer.padding)
+        assert wrong_keys(again, writers) == []
         again.kill()
+
+
+def test_a_log_that_was_forgotten_is_found(start_server: Start) -> None:
+    """The control of the loop: the directory is put back to what it was before the writes."""
+    server = start_server(appendfsync="always")
+    server.stop()
+    kept = f"{server.dir}.kept"
+    shutil.copytree(server.dir, kept)
+    server = start_server(appendfsync="always")
+    writers = [Writer(server, f"w{number}", 100) for number in range(2)]
+    time.sleep(0.3)
+    server.kill()
+    for writer in writers:
+        writer.thread.join()
+    assert all(writer.acknowledged for writer in writers)
+    shutil.rmtree(server.dir)
+    shutil.copytree(kept, server.dir)
+    again = start_server(appendfsync="always")
+    assert wrong_keys(again, writers) == ["w0", "w1"]
+    again.stop()
 
 
 def test_a_transaction_is_whole_or_absent(start_server: Start) -> None:

@@ -53,10 +53,10 @@ PERSISTENCE: Final = Section(
             "compaction-rate",
             Integer(0, 1 << 20, "MB per second"),
             0,
-            "Speed limit of compaction; 0 adapts to the load.",
+            "Speed limit of compaction, bytes read, written and verified; 0 is 192.",
             mutable=False,
         ),
-        Directive(
+        kept(
             "max-clock-skew",
             Integer(0, LONG_MAX, "ms"),
             10000,
@@ -177,21 +177,21 @@ MEMORY: Final = Section(
 ENCODINGS: Final = Section(
     "What OBJECT ENCODING answers",
     (
-        Directive(
+        kept(
             "hash-max-listpack-entries",
             _LONG,
             512,
             "Most fields of a hash called listpack.",
             aliases=("hash-max-ziplist-entries",),
         ),
-        Directive(
+        kept(
             "hash-max-listpack-value",
             _BYTES,
             64,
             "Longest field or value of a hash called listpack.",
             aliases=("hash-max-ziplist-value",),
         ),
-        Directive(
+        kept(
             "list-max-listpack-size",
             Integer(INT_MIN, INT_MAX),
             -2,
@@ -199,17 +199,17 @@ ENCODINGS: Final = Section(
             aliases=("list-max-ziplist-size",),
         ),
         kept("list-compress-depth", _COUNT, 0, "Compress a list but for so many elements at each end."),
-        Directive("set-max-intset-entries", _LONG, 512, "Most members of a set called intset."),
-        Directive("set-max-listpack-entries", _LONG, 128, "Most members of a set called listpack."),
-        Directive("set-max-listpack-value", _BYTES, 64, "Longest member of a set called listpack."),
-        Directive(
+        kept("set-max-intset-entries", _LONG, 512, "Most members of a set called intset."),
+        kept("set-max-listpack-entries", _LONG, 128, "Most members of a set called listpack."),
+        kept("set-max-listpack-value", _BYTES, 64, "Longest member of a set called listpack."),
+        kept(
             "zset-max-listpack-entries",
             _LONG,
             128,
             "Most members of a sorted set called listpack.",
             aliases=("zset-max-ziplist-entries",),
         ),
-        Directive(
+        kept(
             "zset-max-listpack-value",
             _BYTES,
             64,

@@ -166,3 +166,10 @@ def test_nothing_is_executed_behind_a_protocol_error(client: Client) -> None:
     answer = client.send(encode_request("SET", "a", "1") + b"*1\r\n:5\r\n" + encode_request("SET", "a", "2"))
     assert answer == b"+OK\r\n-ERR Protocol error: expected '$', got ':'\r\n"
     assert client.closed
+
+
+def test_info_says_whether_key_counts_are_exact(driver: NodeDriver, client: Client) -> None:
+    client.call("SET", "a", "1")
+    assert b"respkv_keys_exact:0" in client.call("INFO", "persistence")
+    client.call("DBSIZE")
+    assert b"respkv_keys_exact:1" in client.call("INFO", "persistence")
