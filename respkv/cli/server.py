@@ -13,7 +13,7 @@ from respkv.config import parser
 from respkv.config.reading import FileReader
 from respkv.config.store import ConfigStore
 from respkv.env.posix import PosixFileSystem, SystemClock
-from respkv.server import process
+from respkv.server import huge_pages, process
 from respkv.server.lifecycle import Server, StartError
 from respkv.server.server_log import ServerLog
 
@@ -22,6 +22,7 @@ _DEFAULT_PIDFILE = "/var/run/redis.pid"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; the exit status."""
+    process.open_standard_files()
     program = os.path.basename(sys.argv[0]) or "respkv-server"
     if program == "__main__.py":
         program = "respkv-server"
@@ -33,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(options.usage_text(program))
         return 1
     fs, clock = PosixFileSystem(), SystemClock()
+    if arguments is None:
+        huge_pages.ask_for_huge_pages(fs)
     log = ServerLog(clock)
     config = _load_config(invocation, FileReader(fs), log)
     if config is None:
@@ -46,10 +49,14 @@ def _load_config(invocation: options.Invocation, reader: FileReader, log: Server
     table = build_table()
     try:
         file_text = reader.read(path) if path else ""
-        stdin_text = sys.stdin.read() if invocation.from_stdin else ""
+        stdin_text = _standard_input() if invocation.from_stdin else ""
         text = options.config_text(invocation, file_text=file_text, stdin_text=stdin_text)
         loaded = parser.load(
-            text, reader=reader, knows_command=lambda name: table.lookup(name.encode()) is not None
+            text,
+            reader=reader,
+            knows_command=lambda name: table.lookup(name.encode()) is not None,
+            path=path,
+            path_lines=file_text.count("\n") + (not file_text.endswith("\n")),
         )
     except parser.ConfigFileError as error:
         sys.stderr.write(error.report)
@@ -58,6 +65,11 @@ def _load_config(invocation: options.Invocation, reader: FileReader, log: Server
         log("warning", error.report)
         return None
     return ConfigStore(loaded.values, renamed=loaded.renamed, path=path)
+
+
+def _standard_input() -> str:
+    """All of it, bytes that are not UTF-8 as surrogates, whatever the locale says."""
+    return "" if sys.stdin is None else sys.stdin.buffer.read().decode("utf-8", "surrogateescape")
 
 
 def _serve(
@@ -80,7 +92,11 @@ def _serve(
     if problem:
         sys.stderr.write(problem + "\n")
         return 1
-    if config.flag("daemonize"):
+    mode = config.string("supervised")
+    supervisor = process.supervisor(mode, os.environ)
+    # A supervisor watches the process it has started, which must not leave for the background.
+    background = config.flag("daemonize") and not supervisor
+    if background:
         process.daemonize()
         log.pid = os.getpid()
     log("notice", "oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo")
@@ -97,6 +113,11 @@ def _serve(
             "Warning: no config file specified, using the default config. In order to specify a config file"
             " use respkv-server /path/to/respkv.conf",
         )
+    if mode in process.SUPERVISORS and not supervisor:
+        log("warning", f"{mode} supervision requested, but {process.SUPERVISORS[mode]} not found!")
+    if supervisor == "upstart":
+        log("notice", "Supervised by upstart, will stop to signal readiness.")
+        process.stop_for_upstart(os.environ)
     log.role = "M"
     try:
         server = Server(config, fs, clock, log, executable=executable)
@@ -104,7 +125,11 @@ def _serve(
     except StartError as error:
         log("warning", str(error))
         return 1
-    pidfile = config.string("pidfile") or (_DEFAULT_PIDFILE if config.flag("daemonize") else "")
+    except OSError as error:
+        # What a worker process or a thread needs cannot be had.
+        log("warning", f"Cannot start: {error}")
+        return 1
+    pidfile = config.string("pidfile") or (_DEFAULT_PIDFILE if background else "")
     if pidfile:
         problem = process.write_pidfile(pidfile, log.pid)
         if problem:

@@ -28,7 +28,7 @@ from respkv.env.clock import Clock
 from respkv.env.fs import FileSystem
 from respkv.metrics import prometheus
 from respkv.node.node import Node
-from respkv.server import banner, process
+from respkv.server import banner, huge_pages, process
 from respkv.server.client_limits import OutputLimit
 from respkv.server.durability import Durability
 from respkv.server.errands import Errands
@@ -101,7 +101,7 @@ class Server:
             config.set([(b"maxclients", b"%d" % allowed)])
         log("notice", "monotonic clock: POSIX clock_gettime")
         banner.show(log, config)
-        advice = process.huge_pages_advice(self.fs)
+        advice = "" if huge_pages.granted(os.environ) else process.huge_pages_advice(self.fs)
         if advice:
             log("notice", advice)
         self._bind()
