@@ -6,7 +6,7 @@ Owns the whole input side of the protocol: the array form ``*2\\r\\n$3\\r\\nGET\
 
 Three parsers, from cheap to general, share the work; they agree wherever more than one could be used:
 
-1. A chunk of at most 1 KiB that is exactly one request is split at its line ends and compared with the headers
+1. A chunk of at most 4 KiB that is exactly one request is split at its line ends and compared with the headers
    its pieces must have. This is what a client without pipelining sends; comparing the lengths makes it exact.
 2. A chunk of many requests goes to ``hiredis.Reader``. That is a *reply* parser: it takes any reply type for an
    argument, reserves memory for any count, and clears its buffer when it meets a letter. So a chunk is given to
@@ -37,19 +37,21 @@ from typing import Any, Final
 
 import hiredis
 
-from respkv.resp.careful import CarefulParser, Limits
+from respkv.resp.careful import UNAUTHENTICATED_ELEMENTS_MAX, CarefulParser, Limits
 
-_SMALL_BYTES: Final = 1024
+_SMALL_BYTES: Final = 4 * 1024
+_PROBE_BYTES: Final = 1024
 _CHUNK_BYTES: Final = 64 * 1024
-_LONG_BYTES: Final = 4 * 1024
 _SURE_CUT_BYTES: Final = 8 * 1024
 _KEPT_READER_BYTES: Final = 16 * 1024
 
 _BULK_HEADERS: Final = tuple(b"$%d" % n for n in range(_SMALL_BYTES + 1))
+_COUNTS: Final = {b"*%d" % n: n for n in range(1, 100)}
 _LARGE_COUNT: Final = re.compile(rb"\*[0-9]{3,}\r").search
-#: Types of which hiredis makes a list, or the bytes of an argument: they must not reach it.
-_LIST_TYPES: Final = re.compile(rb"[~|>%][0-9]+\r").search
-_TEXT_TYPES: Final = re.compile(rb"\n[+(=]").search
+#: Types of which hiredis makes a list, or the bytes of an argument: they must not reach it. A pattern each, for
+#: one that begins with a literal is six times as fast as one that begins with a set.
+_LIST_TYPES: Final = tuple((mark, re.compile(rb"\%b[0-9]+\r" % mark).search) for mark in (b"~", b"|", b">", b"%"))
+_TEXT_TYPES: Final = tuple((mark, b"\n" + mark) for mark in (b"+", b"(", b"="))
 #: What the reader answers when it needs more; False would be the answer to ``#f`` as well.
 _NO_MORE: Final = object()
 _CROSS_PROTOCOL: Final = frozenset({b"post", b"host:"})
@@ -73,6 +75,7 @@ class RequestParser:
         "_fresh",
         "_gets",
         "_limits",
+        "_most",
         "_reader",
         "_ready",
         "_small",
@@ -92,6 +95,7 @@ class RequestParser:
         self._base = b""  # The chunk in the reader, and how many of its requests have been taken.
         self._taken = 0
         self._small = _SMALL_BYTES
+        self._most = 99
         self._careful: CarefulParser | None = None
         self._active = False  # The careful parser may yield a request without further input.
         self._fresh = False  # What the careful parser holds has not been refused to the reader.
@@ -101,6 +105,7 @@ class RequestParser:
         self._limits.max_bulk = max_bulk
         self._limits.unauthenticated = unauthenticated
         self._small = min(_SMALL_BYTES, max_bulk)
+        self._most = UNAUTHENTICATED_ELEMENTS_MAX if unauthenticated else 99
 
     def feed(self, data: bytes) -> None:  # HOT: request_parser
         """Take received bytes; nothing is parsed yet."""
@@ -135,7 +140,11 @@ class RequestParser:
         elif not self._active and not self._chunks:
             return []
         request = self._next()
-        return [] if request is False else [request]
+        if request is False:
+            return []
+        # What the reader made of the same chunk comes along: indices count from the chunk's first request.
+        ready, self._ready = self._ready, []
+        return [request, *ready]
 
     def _drain(self) -> list[Any]:
         """All that the reader makes of its chunk, in one sweep."""
@@ -237,7 +246,7 @@ class RequestParser:
         return False
 
     def _whole(self, data: bytes) -> list[bytes] | None:  # HOT: request_parser
-        """The request of a small chunk that is exactly one in the array form, with 1 to 9 arguments; else None."""
+        """The request of a small chunk that is exactly one in the array form, with 1 to 99 arguments; else None."""
         if data.startswith(b"*3\r\n"):
             parts = data.split(b"\r\n", 8)
             if len(parts) == 8:
@@ -255,13 +264,14 @@ class RequestParser:
                 _, size, name, key_size, key, rest = parts
                 if not rest and _BULK_HEADERS[len(key)] == key_size and _BULK_HEADERS[len(name)] == size:
                     return [name, key]
-        elif data[2:4] == b"\r\n" and 49 <= data[1] <= 57 and data[0] == 42:
-            count = data[1] - 48
-            parts = data.split(b"\r\n", 2 * count + 2)
-            if len(parts) == 2 * count + 2 and not parts[-1]:
-                argv = parts[2::2]
-                if [_BULK_HEADERS[len(argument)] for argument in argv] == parts[1:-1:2]:
-                    return argv
+        else:
+            count = _COUNTS.get(data[: data.find(b"\r\n", 2, 5)])
+            if count is not None and count <= self._most:
+                parts = data.split(b"\r\n", 2 * count + 2)
+                if len(parts) == 2 * count + 2 and not parts[-1]:
+                    argv = parts[2::2]
+                    if [_BULK_HEADERS[len(argument)] for argument in argv] == parts[1:-1:2]:
+                        return argv
         return None
 
     def _start(self, data: bytes) -> None:
@@ -276,7 +286,7 @@ class RequestParser:
             data[0] != 42
             or limits.unauthenticated
             or limits.max_bulk < _CHUNK_BYTES
-            or data.find(b"\n*", 0, _SMALL_BYTES)
+            or data.find(b"\n*", 0, _PROBE_BYTES)
             < 0  # A long value: neither the scan nor a second copy pays.
         ):
             self._start_careful(data)
@@ -369,7 +379,8 @@ class RequestParser:
 
 
 def _is_suspect(data: bytes) -> bool:
-    """True when ``data`` may hold what hiredis must not see. O(n); 30 ns per request where no odd byte occurs.
+    """True when ``data`` may hold what hiredis must not see. O(n): 0.1 us a request of 250 bytes, and as much
+    again for each odd byte that occurs.
 
     Refused are counts of three digits and more (the reader reserves that many places at once, in nested
     arrays again and again) and the types that turn into lists or into bytes. All others yield what is not
@@ -377,7 +388,8 @@ def _is_suspect(data: bytes) -> bool:
     """
     if _LARGE_COUNT(data):
         return True
-    # Looking for one byte that does not occur is nearly free, so the patterns run on few chunks.
-    if (b"~" in data or b"|" in data or b">" in data or b"%" in data) and _LIST_TYPES(data):
-        return True
-    return (b"+" in data or b"(" in data or b"=" in data) and _TEXT_TYPES(data) is not None
+    # Looking for one byte that does not occur is nearly free, so the longer searches run on few chunks.
+    for mark, search in _LIST_TYPES:
+        if mark in data and search(data):
+            return True
+    return any(mark in data and line in data for mark, line in _TEXT_TYPES)

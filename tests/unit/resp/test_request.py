@@ -333,3 +333,30 @@ def test_careful_parser_alone() -> None:
     careful.feed(SET[8:])
     assert careful.next() == [b"SET", b"k", b"vv"]
     assert careful.between_requests()
+
+
+def test_requests_behind_careful_ones_are_taken_once() -> None:
+    """A chunk goes to the reader after the careful parser is done with the one before, and ends with what is odd."""
+    parser = RequestParser()
+    parser.set_limits(max_bulk=1 << 20, unauthenticated=False)
+    parser.feed(b"GET inline\r\n")
+    parser.feed(b"*1\r\n$1\r\na\r\n*1\r\n$1\r\nb\r\n#f\r\n")
+    taken = []
+    while requests := parser.take():
+        for index, argv in enumerate(requests):
+            if not parser.check(argv, index):
+                break
+            taken.append(argv)
+    assert taken == [[b"GET", b"inline"], [b"a"], [b"b"], [b"#f"]]
+
+
+def test_requests_given_back_behind_careful_ones_are_kept() -> None:
+    parser = RequestParser()
+    parser.set_limits(max_bulk=1 << 20, unauthenticated=False)
+    parser.feed(b"GET inline\r\n")
+    parser.feed(b"*1\r\n$1\r\na\r\n*1\r\n$1\r\nb\r\n*1\r\n$1\r\nc\r\n")
+    taken = []
+    while requests := parser.take():
+        taken.append(requests[0])
+        parser.give_back(requests[1:], 1)
+    assert taken == [[b"GET", b"inline"], [b"a"], [b"b"], [b"c"]]

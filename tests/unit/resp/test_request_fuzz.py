@@ -103,6 +103,8 @@ def model(stream: bytes, unauthenticated: bool = False) -> tuple[list[list[bytes
             words = model_words(stream[at:end].removesuffix(b"\r"))
             if words is None:
                 return requests, b"unbalanced quotes in request"
+            if words and words[0].lower() in (b"post", b"host:"):
+                return requests, b""
             if words:
                 requests.append(words)
             at = end + 1
@@ -138,6 +140,8 @@ def model(stream: bytes, unauthenticated: bool = False) -> tuple[list[list[bytes
                 return requests, None
             argv.append(stream[at : at + length])
             at += length + 2
+        if argv and argv[0].lower() in (b"post", b"host:"):
+            return requests, b""
         if argv:
             requests.append(argv)
     return requests, None
@@ -166,7 +170,7 @@ def run(
         parser.check_invariants()
     assert parser.has_more is False
     error = parser.error
-    if error is not None:
+    if error:
         assert error.startswith(b"-ERR Protocol error: ") and error.endswith(b"\r\n")
         error = error[21:-2]
     return requests, error
