@@ -10,6 +10,8 @@ GIB: Final = 1 << 30
 
 #: Requests of one connection that run before the others get their turn.
 COMMANDS_PER_TURN: Final = 1024
+#: A cycle stops executing after this long, microseconds; what is ready then is ready in the next one too.
+CYCLE_US_MAX: Final = 20_000
 #: Slices of a whole-keyspace walk in one turn.
 WALK_STEPS_PER_TURN: Final = 8
 #: Index entries that the expiry duty works off in one call.

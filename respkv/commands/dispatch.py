@@ -1,6 +1,6 @@
 """Dispatch: one request in, one reply out; and the loop that runs a connection's requests.
 
-``run_batch`` is the hot loop. It treats exactly ``GET key`` and ``SET key value`` apart while the session and
+``run_turns`` is the hot loop. It treats exactly ``GET key`` and ``SET key value`` apart while the session and
 the node are *plain* (authenticated, no MULTI, no subscription, no MONITOR, no WATCH, no pause, writes allowed
 ...), runs other data commands of a plain session by ``_run_quick``, and hands everything else to ``execute``:
 look-up, checks, view, handler, effects. The fast path ends in the same primitives as ``keyspace.apply``; a
@@ -13,13 +13,12 @@ becomes a ``Pending``; the connection's later requests wait behind it.
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Callable
-from itertools import chain
+from collections.abc import Callable, Iterable
 from operator import length_hint
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
-from respkv.base.limits import COMMANDS_PER_TURN, WALK_STEPS_PER_TURN
+from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX, WALK_STEPS_PER_TURN
 from respkv.causality.record import pack_string_head
 from respkv.commands.notifications import apply_and_tell, telling_walk
 from respkv.commands.session import Pending, Server, Session
@@ -33,7 +32,6 @@ from respkv.keyspace.view import View
 from respkv.metrics.registry import CommandStats, Registry
 from respkv.resp import errors
 from respkv.resp.reply import BULK_HEADS, OK, QUEUED, encode, error
-from respkv.resp.request import RequestParser
 from respkv.storage.write_batch import pack_lengths
 
 #: handler, least and most words, figures, row
@@ -41,7 +39,21 @@ Quick = tuple[Callable[..., Any], int, int, CommandStats, CommandSpec]
 Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
 
 _RUN_IN_MULTI: Final = frozenset({"exec", "discard", "multi", "watch", "quit", "reset"})
-_NO_MORE: Final = object()
+
+
+class Turn(Protocol):
+    """A connection with requests to run, as the hot loop sees it."""
+
+    @property
+    def session(self) -> Session: ...
+
+    @property
+    def parser(self) -> Any:
+        """A ``RequestParser``."""
+
+    @property
+    def out(self) -> list[bytes]:
+        """Where its replies go."""
 
 
 class Dispatcher:
@@ -52,13 +64,18 @@ class Dispatcher:
     """
 
     __slots__ = (
+        "_apply",
+        "_clock_us",
         "_direct",
         "_ended_us",
+        "_general_us",
         "_get_stats",
         "_quick",
         "_set_stats",
         "_views",
         "applier",
+        "fast_reads",
+        "fast_writes",
         "fetch",
         "keyspace",
         "limit_bytes",
@@ -83,11 +100,15 @@ class Dispatcher:
         self.table = table
         self.keyspace = keyspace
         self.applier = applier
+        self._apply = applier.apply
+        self._clock_us = server.clock.monotonic_us
         self.registry = registry
         self.server = server
         self.fetch = fetch
         self._views: dict[int, View] = {}
-        self._ended_us = 0
+        self._ended_us = self._general_us = 0
+        #: GETs and SETs of this cycle that the fast path served; whoever releases their replies resets them
+        self.fast_reads = self.fast_writes = 0
         self.set_limit(limit_bytes)
         self.plain = True
         self.refusal: bytes | None = None
@@ -114,149 +135,180 @@ class Dispatcher:
 
     # -- the hot loop ------------------------------------------------------------------------------
 
-    def run_batch(  # HOT: get_set_pipeline
-        self, session: Session, parser: RequestParser, out: list[bytes]
-    ) -> Pending | None:
-        """Run the requests of ``parser`` until it has no more or the budget is used.
+    def run_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:  # HOT: get_set_pipeline
+        """Give each connection its turn: run the requests of its parser until it has no more or its budget is used.
 
-        Replies are appended to ``out``. Returns the pending request that stopped the loop, if one did.
+        Replies are appended to each ``out``. Returns the turns that did not simply end with their input, each
+        with the pending request that stopped it, if one did: look at ``session.closing``, ``parser.error`` and
+        ``parser.has_more``. Once the cycle has lasted too long the turns that are left are returned as they are.
         """
-        keyspace = self.keyspace
-        clock = keyspace.clock
-        node = clock.node
-        append, quick = out.append, self._quick.get
-        reads = writes = 0
-        turn = 0
-        pending: Pending | None = None
-        while requests := parser.take():
-            waiting = iter(requests)
-            turn += len(requests)
-            for first in waiting:
-                # Everything the fast path holds in locals is fetched anew after each request of the general path.
-                fast = session.plain and self.plain
-                direct = fast and self._direct
-                db = keyspace.stored[session.db]
-                rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
-                prefixes = keyspace.prefixes(db)
-                table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
-                highest = keyspace.floors.highest
-                last, grown = clock.last, 0
-                for argv in chain((first,), waiting) if direct else (first,):
-                    if argv.__class__ is not list:
-                        break
-                    size = len(argv)
-                    if size == 2 and direct:
-                        if (argv[0] == b"GET" or argv[0] == b"get") and argv[1].__class__ is bytes:
-                            row = rows.get(argv[1])
-                            if row.__class__ is bytes:
-                                append(row)
-                                reads += 1
-                                continue
-                    elif size == 3 and direct and (argv[0] == b"SET" or argv[0] == b"set"):
-                        _, key, value = argv
-                        if key.__class__ is bytes and value.__class__ is bytes and 123 not in key:
-                            row = rows.get(key)
-                            if row.__class__ is bytes:
-                                size = len(value)
-                                if size < 4096:
-                                    new = BULK_HEADS[size] + value + b"\r\n"
-                                else:
-                                    new = b"$%d\r\n%b\r\n" % (size, value)
-                                rows[key] = new
-                                grown += len(new) - len(row)
-                                internal = prefixes[crc_hqx(key, 0) & 16383] + key
-                            elif row is None and not (old_rows and key in old_rows):
-                                internal = prefixes[crc_hqx(key, 0) & 16383] + key
-                                old = table.get(internal)
-                                if old is not None and (old[0] != 1 or old[1:11] <= highest):
-                                    keyspace.counts.replaced(internal, old, LIVE)
-                            else:
-                                break
-                            last += 1
-                            record = pack_string_head(1, last, node) + value
-                            table[internal] = record
-                            batch += (pack_lengths(len(record), len(internal)), internal, record)
-                            append(OK)
-                            writes += 1
+        keyspace, clock, views = self.keyspace, self.keyspace.clock, self._views
+        node, server, quick = clock.node, self.server, self._quick.get
+        now_us = server.now_us
+        until_us = now_us + CYCLE_US_MAX
+        self._ended_us = began_us = self._clock_us()
+        self._general_us = 0
+        special: list[tuple[Any, Pending | None]] = []
+        reads = writes = mark = unchecked = 0
+        last, grown, db, logical = clock.last, 0, 0, -1
+        stale, over = True, False
+        for turn in turns:
+            if over:
+                special.append((turn, None))
+                continue
+            session, parser, out = turn.session, turn.parser, turn.out
+            append = out.append
+            session.last_us = now_us
+            if session.db != logical and not stale:
+                clock.last, stale = last, True
+            fast = session.plain and self.plain
+            direct = fast and self._direct
+            reads_before, writes_before, taken = reads, writes, 0
+            pending: Pending | None = None
+            while requests := parser.take():
+                waiting = iter(requests)
+                taken += len(requests)
+                for argv in waiting:
+                    if stale:
+                        # What is held in locals is fetched anew after each request of the general path.
+                        fast = session.plain and self.plain
+                        direct = fast and self._direct
+                        logical = session.db
+                        db = keyspace.stored[logical]
+                        rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
+                        prefixes = keyspace.prefixes(db)
+                        table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
+                        highest, last, stale = keyspace.floors.highest, clock.last, False
+                        view = views.get(db) or self._make_view(db)
+                    if direct and argv.__class__ is list:
+                        size = len(argv)
+                        if size == 2:
+                            if (argv[0] == b"GET" or argv[0] == b"get") and argv[1].__class__ is bytes:
+                                row = rows.get(argv[1])
+                                if row.__class__ is bytes:
+                                    append(row)
+                                    reads += 1
+                                    continue
+                        elif size == 3 and (argv[0] == b"SET" or argv[0] == b"set"):
+                            _, key, value = argv
+                            if key.__class__ is bytes and value.__class__ is bytes and 123 not in key:
+                                row = rows.get(key)
+                                if row.__class__ is bytes:
+                                    size = len(value)
+                                    if size < 4096:
+                                        new = BULK_HEADS[size] + value + b"\r\n"
+                                    else:
+                                        new = b"$%d\r\n%b\r\n" % (size, value)
+                                    rows[key] = new
+                                    grown += len(new) - len(row)
+                                    internal = prefixes[crc_hqx(key, 0) & 16383] + key
+                                    known = True
+                                elif known := row is None and not (old_rows and key in old_rows):
+                                    internal = prefixes[crc_hqx(key, 0) & 16383] + key
+                                    old = table.get(internal)
+                                    if old is not None and (old[0] != 1 or old[1:11] <= highest):
+                                        keyspace.counts.replaced(internal, old, LIVE)
+                                if known:
+                                    last += 1
+                                    record = pack_string_head(1, last, node) + value
+                                    table[internal] = record
+                                    batch += (pack_lengths(len(record), len(internal)), internal, record)
+                                    append(OK)
+                                    writes += 1
+                                    continue
+                    clock.last, stale = last, True
+                    if grown:
+                        keyspace.cache.grow(grown)
+                        grown = 0
+                    if reads + writes != mark:
+                        self._ended_us, mark = -1, reads + writes  # What they took is not this command's.
+                    used = len(requests) - length_hint(waiting)
+                    entry = quick(argv[0]) if fast and parser.exact else None
+                    if entry is None:
+                        if not parser.check(argv, used - 1):
+                            break
+                        if not argv:
                             continue
-                    break
-                else:
-                    argv = _NO_MORE
-                clock.last = last
-                if grown:
-                    keyspace.cache.grow(grown)
-                if argv is _NO_MORE:
-                    break
-                used = len(requests) - length_hint(waiting)
-                entry = quick(argv[0]) if fast and parser.exact else None
-                if entry is None:
-                    if not parser.check(argv, used - 1):
+                        entry = quick(argv[0]) if fast else None
+                    unchecked += 16
+                    if entry is not None and entry[1] <= len(argv) <= entry[2]:
+                        reply = self._run_quick(session, argv, entry, view)
+                    else:
+                        reply = self.execute(session, argv)
+                        if session.authenticated:
+                            parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
+                    if reply.__class__ is bytes:
+                        append(reply)
+                    elif reply is not None:
+                        pending = reply  # type: ignore[assignment]
+                    if pending is not None or session.closing:
+                        parser.give_back(list(waiting), used)
                         break
-                    if not argv:
-                        continue
-                    entry = quick(argv[0]) if fast else None
-                if entry is not None and entry[1] <= len(argv) <= entry[2]:
-                    if reads or writes:
-                        self._ended_us = -1
-                    reply = self._run_quick(session, argv, entry, db)
-                else:
-                    reply = self.execute(session, argv)
-                    if session.authenticated:
-                        parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
-                if reply.__class__ is bytes:
-                    append(reply)
-                elif reply is not None:
-                    pending = reply  # type: ignore[assignment]
-                if pending is not None or session.closing:
-                    parser.give_back(list(waiting), used)
+                if pending is not None or session.closing or taken >= COMMANDS_PER_TURN:
                     break
-            if pending is not None or session.closing or turn >= COMMANDS_PER_TURN:
-                break
+            if reads != reads_before or writes != writes_before:
+                session.commands += reads - reads_before + writes - writes_before
+                session.last_command = "set" if writes != writes_before else "get"
+            if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
+                special.append((turn, pending))
+            unchecked += taken
+            if unchecked >= 256:
+                unchecked = 0
+                over = self._clock_us() > until_us
+        if not stale:
+            clock.last = last
+        if grown:
+            keyspace.cache.grow(grown)
         if reads or writes:
-            self._count_fast(session, reads, writes)
-        return pending
+            self._count_fast(reads, writes, began_us)
+        return special
 
-    def _count_fast(self, session: Session, reads: int, writes: int) -> None:
-        self._ended_us = -1  # what they took is not the next command's
-        session.commands += reads + writes
-        session.last_command = "set" if writes else "get"
+    def _count_fast(self, reads: int, writes: int, began_us: int) -> None:
+        """The GETs and SETs of a cycle: counters, and the processor's time, shared evenly among them."""
+        self.fast_reads += reads
+        self.fast_writes += writes
+        took_us = max(0, self._clock_us() - began_us - self._general_us)
+        reads_us = took_us * reads // (reads + writes)
         self.keyspace.hits += reads
         self.keyspace.cache.hits += reads
-        self.registry.count_fast(self._get_stats, reads)
-        self.registry.count_fast(self._set_stats, writes)
+        self.registry.count_fast(self._get_stats, reads, reads_us)
+        self.registry.count_fast(self._set_stats, writes, took_us - reads_us)
 
     def _run_quick(  # HOT: incr
-        self, session: Session, argv: list[bytes], entry: Quick, db: int
+        self, session: Session, argv: list[bytes], entry: Quick, view: View
     ) -> bytes | Pending | None:
         """A data command of a plain session on a plain node: nothing of what ``_admit`` asks can be in its way."""
         handler, _, _, stats, spec = entry
-        registry, server = self.registry, self.server
+        clock_us, registry, server = self._clock_us, self.registry, self.server
         # One reading of the clock serves as this command's end and the next one's start.
         started_us = self._ended_us
-        if started_us < server.now_us:
-            started_us = server.now_us if started_us >= 0 else server.clock.monotonic_us()
+        if started_us < 0:
+            started_us = clock_us()
         session.last_command = spec.name
         session.commands += 1
-        view = self._views.get(db)
-        if view is None:
-            view = self._views[db] = View(self.keyspace, db, server.rng, self.limit_bytes)
         try:
             reply, effects = handler(argv, view)
             if effects:
-                self.applier.apply(effects)
+                self._apply(effects)
         except (CommandError, CorruptionError, ReadMiss) as reason:
-            self._ended_us = server.clock.monotonic_us()
+            self._ended_us = clock_us()
+            self._general_us += self._ended_us - started_us
             return self._call_failed(session, spec, argv, reason, self._ended_us - started_us)
-        self._ended_us = ended_us = server.clock.monotonic_us()
+        self._ended_us = ended_us = clock_us()
         took_us = ended_us - started_us
-        registry.commands_processed += 1
+        self._general_us += took_us
         stats.calls += 1
         stats.usec += took_us
+        registry.commands_processed += 1
         if registry.latency_tracking:
             stats.histogram.record(took_us)
         if took_us >= server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
             server.slow_command(session, argv, took_us)
         return reply if reply.__class__ is bytes else encode(reply, session.proto)
+
+    def _make_view(self, db: int) -> View:
+        view = self._views[db] = View(self.keyspace, db, self.server.rng, self.limit_bytes)
+        return view
 
     def _call_failed(
         self, session: Session, spec: CommandSpec, argv: list[bytes], reason: Exception, took_us: int

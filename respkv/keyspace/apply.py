@@ -64,19 +64,20 @@ class Applier:
 
     def apply(self, effects: fx.Effects) -> None:
         """Apply all effects of one command or transaction."""
+        operation = effects[0][0]
         if len(effects) == 1:
-            operation = effects[0][0]
             if operation == fx.PUT:
                 self._put_strings(effects)
                 return
             if operation == fx.PUT_ELEMENT and self._put_one_element(effects[0]):
                 return
-        for effect in effects:
-            if effect[0] != fx.PUT:
-                break
-        else:
-            self._put_strings(effects)
-            return
+        elif operation == fx.PUT:
+            for effect in effects:
+                if effect[0] != fx.PUT:
+                    break
+            else:
+                self._put_strings(effects)
+                return
         plan = self.prepare(effects)
         counted: dict[tuple[int, bytes], HashRow] = {}
         for effect in effects:

@@ -38,7 +38,8 @@ class MetricKind(Enum):
 @dataclass(frozen=True, slots=True)
 class Metric:
     """``at`` is an attribute of the registry, or ``source.key``. ``label`` names the label of a mapping.
-    ``scale`` turns the figure into the unit of the name. Counters end in ``_total``."""
+    ``prefix`` goes in front of its values. ``scale`` turns the figure into the unit of the name. Counters end in
+    ``_total``."""
 
     name: str
     kind: MetricKind
@@ -46,6 +47,7 @@ class Metric:
     help: str
     label: str = ""
     scale: float = 1
+    prefix: str = ""
 
 
 _C: Final = MetricKind.COUNTER
@@ -75,8 +77,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("redis_keyspace_misses_total", _C, "keyspace.misses", "Reads that found nothing"),
     Metric("redis_expired_keys_total", _C, "keyspace.expired_keys", "Keys whose time had come"),
     Metric("redis_evicted_keys_total", _C, "evicted_keys", "Keys removed for want of memory: never any"),
-    Metric("redis_db_keys", _G, "databases.keys", "Keys by database", "db"),
-    Metric("redis_db_keys_expiring", _G, "databases.expires", "Keys with an expiry by database", "db"),
+    Metric("redis_db_keys", _G, "databases.keys", "Keys by database", "db", prefix="db"),
+    Metric("redis_db_keys_expiring", _G, "databases.expires", "Keys with an expiry by database", "db", prefix="db"),
     Metric("redis_memory_used_bytes", _G, "memory.used", "Memory of caches and memtables"),
     Metric("redis_memory_used_rss_bytes", _G, "memory.rss", "Memory of the process"),
     Metric("redis_memory_used_peak_bytes", _G, "memory.peak", "Most memory of the process so far"),
@@ -84,6 +86,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("redis_total_system_memory_bytes", _G, "memory.total", "Memory of the machine or container"),
     Metric("redis_cpu_sys_seconds_total", _C, "cpu.sys", "Processor seconds in the kernel"),
     Metric("redis_cpu_user_seconds_total", _C, "cpu.user", "Processor seconds in the program"),
+    Metric("redis_cpu_sys_children_seconds_total", _C, "cpu.sys_children", "Processor seconds of workers in the kernel"),
+    Metric("redis_cpu_user_children_seconds_total", _C, "cpu.user_children", "Processor seconds of workers"),
     Metric("respkv_memtable_bytes", _G, "memory.memtables", "Memory of memtables"),
     Metric("respkv_row_cache_bytes", _G, "memory.row_cache", "Memory of the cache of values"),
     Metric("respkv_row_cache_hits_total", _C, "keyspace.row_cache_hits", "Values found in the cache"),
@@ -223,16 +227,16 @@ class Registry:
             stats.failed += 1
             self.count_error(error)
 
-    def count_fast(self, stats: CommandStats, calls: int, took_us: int | None = None) -> None:
-        """``calls`` calls of a command ran in a batch of ``took_us``; unknown time is not recorded."""
-        if not calls:
-            return
+    def count_fast(self, stats: CommandStats, calls: int, took_us: int) -> None:
+        """``calls`` calls of a command ran and took ``took_us`` together. Their latency is counted on release."""
         self.commands_processed += calls
         stats.calls += calls
-        if took_us is not None:
-            stats.usec += took_us
-            if self.latency_tracking:
-                stats.histogram.record(took_us // calls, calls)
+        stats.usec += took_us
+
+    def count_latency(self, stats: CommandStats, calls: int, latency_us: int) -> None:
+        """``calls`` replies were released ``latency_us`` after their requests had been received."""
+        if calls and self.latency_tracking:
+            stats.histogram.record(latency_us, calls)
 
     def reject(self, name: str | None, reply: bytes) -> None:
         """A request was refused with ``reply`` before it ran; ``name`` is None for an unknown command."""

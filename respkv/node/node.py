@@ -1,6 +1,6 @@
 """The node: all rooms put together, still pure.
 
-``server`` drives it: ``begin_cycle``, ``execute_batch`` for each connection with requests, ``on_timer``,
+``server`` drives it: ``begin_cycle``, ``execute_turns`` for the connections with requests, ``on_timer``,
 ``commit``, and carries out what the node asks for: sync plans, jobs, block fetches, snapshots. The node never
 waits and never reads a clock between ``begin_cycle`` calls but to time a command. It is the ``Server`` that
 commands see.
@@ -8,12 +8,11 @@ commands see.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError
-from respkv.commands.dispatch import Dispatcher
+from respkv.commands.dispatch import Dispatcher, Turn
 from respkv.commands.monitor import monitor_line, redacted
 from respkv.commands.notifications import ExpiryEvents
 from respkv.commands.pubsub import PubSub
@@ -31,6 +30,8 @@ from respkv.metrics.registry import Registry
 from respkv.metrics.slowlog import LatencyMonitor, SlowLog
 from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_memory
 from respkv.node.duties import Duties
+from respkv.node.latency import FastLatency
+from respkv.node.requests import FetchRequest, Host, ShutdownRequest
 from respkv.node.snapshots import Snapshots
 from respkv.node.timers import Timers
 from respkv.resp import errors
@@ -44,39 +45,6 @@ _HOLD_AFTER_US: Final = 2_000_000
 #: Without a write for this long, compaction tidies up what is not worth it under load.
 _IDLE_AFTER_US: Final = 5_000_000
 _NEVER_US: Final = 1 << 62
-
-
-class Host(Protocol):
-    """What only the process knows."""
-
-    def machine_bytes(self) -> int:
-        """Memory of the machine or the container."""
-
-    def memory(self) -> dict[str, int]:
-        """rss and peak in bytes."""
-
-    def stall_until(self, monotonic_us: int) -> None:
-        """Serve no client before that time."""
-
-    def rewrite_config(self) -> bytes:
-        """CONFIG REWRITE: the finished reply."""
-
-
-@dataclass(slots=True)
-class ShutdownRequest:
-    """SHUTDOWN was asked for; ``server`` carries it out."""
-
-    save: bool | None
-    now: bool
-    force: bool
-
-
-@dataclass(slots=True)
-class FetchRequest:
-    """Blocks to read in a thread, install on the loop, and what to do then."""
-
-    requests: list[BlockRequest]
-    done: Callable[[], None] = field(repr=False)
 
 
 class Node:
@@ -108,6 +76,7 @@ class Node:
         self.config_file = config_file
         self.tcp_port: int = config.value("port")
         self.metrics = Registry()
+        self.latency_of_fast = FastLatency(self.metrics, clock)
         self.table = build_table(config.renamed)
         self.pubsub = PubSub()
         self.slowlog = SlowLog(config.value("slowlog-max-len"))
@@ -298,10 +267,9 @@ class Node:
         self.now_ms = clock.wall_us() // 1000
         self.keyspace.begin(self.now_ms)
 
-    def execute_batch(self, session: Session, parser: RequestParser, out: list[bytes]) -> Pending | None:
-        """Run parsed requests until the parser is empty, the budget is used, the session closes or one waits."""
-        session.last_us = self.now_us
-        return self.dispatcher.run_batch(session, parser, out)
+    def execute_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:
+        """Run the requests of many connections; see ``Dispatcher.run_turns``."""
+        return self.dispatcher.run_turns(turns)
 
     def execute(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
         """Run one request as if it had come from the connection."""
@@ -329,19 +297,28 @@ class Node:
         engine = self.engine
         if self.keyspace.sighted and self.active_expire and self.dispatcher.refusal is None:
             self.duties.end_cycle()
-        if not engine.batch:
-            return engine.appended_lsn
-        memtable = engine.memtable
-        if not own:
-            self._written_us = self.now_us
-            self.changes += len(engine.batch) // 3
-        lsn = engine.commit()
-        if not self._unsynced_since_us:
-            self._unsynced_since_us = self.now_us
-        if engine.memtable is not memtable:
-            self.keyspace.counts.follow()
-            self.refresh_refusal()
+        lsn = engine.appended_lsn
+        if engine.batch:
+            memtable = engine.memtable
+            if not own:
+                self._written_us = self.now_us
+                self.changes += len(engine.batch) // 3
+            lsn = engine.commit()
+            if not self._unsynced_since_us:
+                self._unsynced_since_us = self.now_us
+            if engine.memtable is not memtable:
+                self.keyspace.counts.follow()
+                self.refresh_refusal()
+        if self.dispatcher.fast_reads or self.dispatcher.fast_writes:
+            self._count_latency(lsn)
         return lsn
+
+    def _count_latency(self, lsn: int) -> None:
+        dispatcher = self.dispatcher
+        self.latency_of_fast.committed(lsn, self.now_us, dispatcher.fast_reads, dispatcher.fast_writes)
+        dispatcher.fast_reads = dispatcher.fast_writes = 0
+        if not self.holds_replies:
+            self.latency_of_fast.released(lsn)
 
     # -- durability --------------------------------------------------------------------------------
 
@@ -376,6 +353,7 @@ class Node:
         engine.on_synced(plan)
         self.wants_sync = bool(self._after_sync)
         self._unsynced_since_us = 0 if engine.durable_lsn >= engine.appended_lsn else self.now_us
+        self.latency_of_fast.released(engine.durable_lsn)
         waiting, self._after_sync = self._after_sync, []
         for lsn, done in waiting:
             if lsn <= engine.durable_lsn:

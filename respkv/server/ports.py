@@ -7,7 +7,7 @@ inside a cycle; only ``Plan.run`` and ``Fetch.read`` run elsewhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from respkv.base.errors import BlockRequest
@@ -125,8 +125,12 @@ class NodePort(ErrandPort, Protocol):
     def make_parser(self, session: Session) -> RequestSource:
         """The parser of a new connection, with the limits now in force."""
 
-    def execute_batch(self, session: Session, parser: Any, out: list[bytes]) -> Pending | None:
-        """Run requests until the parser is empty, the budget is used, the session closes or one waits."""
+    def execute_turns(self, turns: Iterable[Any]) -> list[tuple[Any, Pending | None]]:
+        """Run the requests of many connections, each until its parser is empty, its budget is used, the session
+        closes or a request waits. What comes back is those with more to look at, as ``_after_execute`` does.
+
+        A turn is a connection: ``session``, ``parser`` and ``out``.
+        """
 
     def finish(self, session: Session, pending: Pending) -> bytes:
         """The bytes of a completed reply."""

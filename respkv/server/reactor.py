@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from respkv.base.limits import COMMANDS_PER_TURN
+from respkv.base.limits import CYCLE_US_MAX
 from respkv.commands.session import Pending
 from respkv.env.clock import Clock
 from respkv.server.client_limits import ClientLimits
@@ -39,14 +39,10 @@ if TYPE_CHECKING:
     from respkv.server.ports import NodePort
 
 EVENTS_MAX: Final = 512
-#: A cycle stops executing after this long; what is ready then is ready in the next one too.
-CYCLE_US_MAX: Final = 20_000
 #: How often other trio tasks get a turn under load.
 CHECKPOINT_US: Final = 10_000
 #: A busy loop waits this long in its own epoll before it waits through trio.
 _LINGER_S: Final = 0.001
-#: A read shorter than this cannot hold more requests than one turn executes.
-SURPLUS_BYTES: Final = 2 * COMMANDS_PER_TURN
 _PRESSURE_US: Final = 10_000
 #: How much input is thrown away before a connection is closed.
 _DRAIN_READS: Final = 8
@@ -246,12 +242,11 @@ class Reactor:
         self.after_cycle()
 
     def _read(self, ready: list[tuple[int, int]]) -> None:  # HOT: reactor_read
+        """Receive from every ready socket, then let the node run what came, in one sweep."""
         get_connection = self.connections.get
-        execute = self.node.execute_batch
-        dirty = self.dirty
         now_us = self.now_us
-        received = 0
-        turns = 0
+        received = reads = 0
+        turns: list[Connection] = []
         for fd, events in ready:
             connection = get_connection(fd)
             if connection is None:
@@ -274,33 +269,29 @@ class Reactor:
             connection.active_us = now_us
             size = len(data)
             received += size
+            reads += 1
             connection.feed(data)
+            if size == connection.recv_bytes:
+                connection.grow_recv()
+                self.limits.check_input(connection)
             if connection.halts:
                 connection.read_ahead()
                 self.limits.check_input(connection)
-                continue
-            out = connection.out
-            session = connection.session
-            if self.brake.level:
+            else:
+                turns.append(connection)
+        self.traffic.bytes_in += received
+        self.traffic.reads += reads
+        if self.brake.level:
+            for connection in turns:
                 self._execute(connection)
-            elif (
-                (pending := execute(session, connection.parser, out)) is not None
-                or session.closing
-                or connection.parser.error is not None
-                or size >= SURPLUS_BYTES
-            ):
+        else:
+            for connection, pending in self.node.execute_turns(turns):
                 self._after_execute(connection, pending)
-                if size == connection.recv_bytes:
-                    connection.grow_recv()
-                    self.limits.check_input(connection)
-            if out and not connection.dirty:
+        dirty = self.dirty
+        for connection in turns:
+            if connection.out and not connection.dirty:
                 connection.dirty = True
                 dirty.append(connection)
-            turns += 1
-            if not turns & 15 and self._clock_us() - now_us > CYCLE_US_MAX:
-                break  # The others stay ready; the poll reports them again, after those it has not yet.
-        self.traffic.bytes_in += received
-        self.traffic.reads += turns
 
     def _on_events(self, connection: Connection, events: int) -> bool:
         """Other events than plain readability; True when the socket is to be read as well."""
@@ -350,21 +341,18 @@ class Reactor:
                 break
 
     def _execute(self, connection: Connection) -> None:
-        """The general form of what ``_read`` does inline.
+        """One connection's turn, outside of the sweep of ``_read``.
 
         A turn without progress means that the parser holds only a part of a request: that waits for input.
         """
         node, session, parser = self.node, connection.session, connection.parser
         before = (len(connection.out), session.commands, parser.buffered)
-        if not self.brake.level:
-            pending = node.execute_batch(session, parser, connection.out)
-        else:
-            mark = node.write_mark()
-            pending = node.execute_batch(session, parser, connection.out)
-            if node.write_mark() != mark and not connection.closed:
-                self.brake.apply(connection, self.now_us)
+        mark = node.write_mark()
+        special = node.execute_turns((connection,))
+        if self.brake.level and node.write_mark() != mark and not connection.closed:
+            self.brake.apply(connection, self.now_us)
         progress = before != (len(connection.out), session.commands, parser.buffered)
-        self._after_execute(connection, pending, progress=progress)
+        self._after_execute(connection, special[0][1] if special else None, progress=progress)
 
     def _after_execute(self, connection: Connection, pending: Pending | None, *, progress: bool = True) -> None:
         """Whatever an execution may leave behind besides replies."""

@@ -4,10 +4,11 @@ reads run inline, time is moved by hand."""
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 from respkv.base.errors import StorageFull
-from respkv.commands.session import Session
+from respkv.commands.session import Pending, Session
 from respkv.config.parser import load
 from respkv.config.store import ConfigStore
 from respkv.keyspace import keys, retention
@@ -45,6 +46,7 @@ class Client:
     def __init__(self, driver: NodeDriver) -> None:
         self._driver = driver
         self.received = b""
+        self.out: list[bytes] = []
         self.closed = False
         session = driver.node.connect(self, address="127.0.0.1:1", local_address="127.0.0.1:2", unix=False)
         assert isinstance(session, Session)
@@ -127,25 +129,43 @@ class NodeDriver:
         node = self.node
         while True:
             node.begin_cycle()
-            out: list[bytes] = []
-            pending = node.execute_batch(client.session, client.parser, out)
+            special = node.execute_turns((client,))
+            pending = special[0][1] if special else None
             node.commit()
-            client.received += b"".join(out)
-            while pending is not None and pending.reply is None:
-                self.clock.advance_us(1000)
-                node.begin_cycle()
-                node.on_timer()
-                self._fetch()
-                self.work()
-                node.commit()
-            if pending is not None:
-                client.received += node.finish(client.session, pending)
-            elif not node.more(client.parser):
+            client.received += b"".join(client.out)
+            client.out.clear()
+            self._finish(client, pending)
+            if pending is None and not node.more(client.parser):
                 break
         error = client.parser.error
         if error is not None:
             client.received += error
             client.closed = True
+
+    def _finish(self, client: Client, pending: Pending | None) -> None:
+        """Let the world go on until a waiting reply is there."""
+        node = self.node
+        while pending is not None and pending.reply is None:
+            self.clock.advance_us(1000)
+            node.begin_cycle()
+            node.on_timer()
+            self._fetch()
+            self.work()
+            node.commit()
+        if pending is not None:
+            client.received += node.finish(client.session, pending)
+
+    def run_together(self, clients: Sequence[Client]) -> None:
+        """One cycle in which all ``clients`` have their turn; then each on its own until it is answered."""
+        self.node.begin_cycle()
+        special = self.node.execute_turns(clients)
+        self.node.commit()
+        for client in clients:
+            client.received += b"".join(client.out)
+            client.out.clear()
+        for client, pending in special:
+            self._finish(client, pending)
+            self.run(client)
 
     def pass_time(self, count_us: int) -> None:
         """Let time pass in steps, with timers and all work."""

@@ -61,16 +61,16 @@ def through_node(requests: list[bytes], prepare: list[bytes]) -> float:
     for chunk in chunks(prepare) + chunks(requests):
         client.send(chunk)
     sent = chunks(requests)
-    node, session, parser = driver.node, client.session, client.parser
+    node, parser, out = driver.node, client.parser, client.out
 
     def run() -> int:
         for chunk in sent:
             parser.feed(chunk)
-            out: list[bytes] = []
             node.begin_cycle()
-            node.execute_batch(session, parser, out)
+            node.execute_turns((client,))
             node.commit()
             assert out and not out[0].startswith(b"-")
+            out.clear()
         return len(requests)
 
     return cost(run)

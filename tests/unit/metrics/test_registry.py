@@ -51,11 +51,12 @@ def test_calls() -> None:
 def test_batches() -> None:
     registry = Registry()
     stats = registry.command("get")
-    registry.count_fast(stats, 0, 5)
     registry.count_fast(stats, 10, 50)
-    registry.count_fast(stats, 3)
-    assert stats.calls == registry.commands_processed == 13
-    assert stats.usec == 50 and stats.histogram.count == 10 and stats.histogram.percentile(50) == 5
+    assert stats.calls == registry.commands_processed == 10
+    assert stats.usec == 50 and stats.histogram.count == 0
+    registry.count_latency(stats, 0, 7)
+    registry.count_latency(stats, 10, 30)
+    assert stats.histogram.count == 10 and stats.histogram.percentile(50) == 30
 
 
 def test_latency_tracking_off() -> None:
@@ -63,6 +64,7 @@ def test_latency_tracking_off() -> None:
     registry.latency_tracking = False
     registry.count_call("get", 10)
     registry.count_fast(registry.command("get"), 2, 10)
+    registry.count_latency(registry.command("get"), 2, 10)
     assert registry.command("get").histogram.count == 0 and registry.command("get").usec == 20
 
 
@@ -167,8 +169,8 @@ def test_scrape() -> None:
     assert found["redis_latency_percentiles_usec", (("cmd", "get"), ("quantile", "0.999"))] > 1900
     assert found["redis_latency_percentiles_usec_count", get] == 100
     assert found["redis_errors_total", (("err", "WRONGTYPE"),)] == 1
-    assert found["redis_db_keys", (("db", "3"),)] == 1
-    assert found["redis_db_keys_expiring", (("db", "0"),)] == 2
+    assert found["redis_db_keys", (("db", "db3"),)] == 1
+    assert found["redis_db_keys_expiring", (("db", "db0"),)] == 2
     assert found["respkv_write_amplification", ()] == 2.5
     assert found["respkv_cycle_seconds_total", ()] == 1.5
     assert found["respkv_wal_sync_seconds_bucket", (("le", "0.0005"),)] == 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import hiredis
 
+from respkv.base.limits import CYCLE_US_MAX
 from respkv.commands.session import Pending, Session, Sink
 from respkv.resp.reply import encode
 from respkv.server.connection import READABLE, Connection
@@ -78,6 +79,7 @@ class FakeNode:
         self.wants_sync = False
         self.shutdown_request: Any = None
         self._logged = 0
+        self.clock = FakeClock()
 
     @property
     def holds_replies(self) -> bool:
@@ -105,6 +107,18 @@ class FakeNode:
 
     def make_parser(self, session: Session) -> FakeParser:
         return FakeParser()
+
+    def execute_turns(self, turns: Iterable[Any]) -> list[tuple[Any, Pending | None]]:
+        special: list[tuple[Any, Pending | None]] = []
+        until_us = self.clock.us + CYCLE_US_MAX
+        for turn in turns:
+            if self.clock.us > until_us:
+                special.append((turn, None))
+                continue
+            pending = self.execute_batch(turn.session, turn.parser, turn.out)
+            if pending is not None or turn.session.closing or turn.parser.error is not None or self.more(turn.parser):
+                special.append((turn, pending))
+        return special
 
     def execute_batch(self, session: Session, parser: FakeParser, out: list[bytes]) -> Pending | None:
         for _ in range(self.budget):
@@ -211,7 +225,7 @@ class World:
 
     def __init__(self) -> None:
         self.node = FakeNode()
-        self.clock = FakeClock()
+        self.clock = self.node.clock
         self.log: list[str] = []
         self.reactor = Reactor(self.node, self.clock, log=self.log.append)
         self._clients: list[socket.socket] = []
