@@ -1,0 +1,1 @@
+"""Who is in the cluster and where keys live: ring, placement, membership, topology as clients see it."""
