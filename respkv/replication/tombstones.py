@@ -1,0 +1,220 @@
+"""When a tombstone may go: the purge watermark of each slot.
+
+The watermark P (an HLC value) promises: of everything with a stamp below P, each natural replica of the slot has
+what every other has. A *grave* (tombstone, expired form) below P has done its work: no older version of its key is left
+anywhere that could come back, and compaction may drop it (``keyspace/retention``). Never by age alone: ScyllaDB's
+tombstone_gc=repair, Riak's reap with all primaries up.
+
+How P moves. An anti-entropy session with one co-replica that ends equal for a slot proves equality with *that* peer
+for stamps below the session's *cut*: its start minus a propagation delay (writes in flight), and not above the oldest
+hint that any member still holds (writes that wait). Per slot and co-replica the highest cut is kept; P is the least
+of them, over all natural co-replicas. A peer that cannot be reached ends no session, so P stands still.
+
+A session is announced by ``session_began``: an old record that arrives while it runs, from elsewhere, may have come
+after the comparison, so its slot proves nothing (``session_ended`` names such slots).
+
+An old record (stamp below a cut) that still arrives and changes something, by a hint or from one co-replica, is
+not known to the others: it lowers their cuts to its stamp (``old_record_applied``) until sessions have ended equal
+again. That is what makes the least of pairwise equalities an equality of all.
+
+P only grows. Two replicas of one ring epoch exchange it before they compare sums, and the lower takes the higher one
+over: it was proved by a node that had equality with all, this one included. A change of a slot's replicas forgets the
+cuts (``replicas_changed``) and keeps P.
+
+A full owner refuses foreground writes and hints below P for keys of which it has no record: the record may have been
+beaten by a grave that is gone. Repair and transfer between natural replicas are exempt: they restore what was lost.
+
+The watermarks are saved with ``encode``: losing them only delays purging.
+Body: ``version u8 = 1 | repeated: first slot u16be, last slot u16be, hlc u64be``.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from respkv.base.errors import FormatError
+from respkv.base.slots import SLOT_COUNT
+from respkv.causality.hlc import COUNTER_BITS, STAMP_BYTES
+from respkv.wire.messages import FOREGROUND, HINT
+
+#: How long a write may be under way between two nodes, milliseconds: twice the longest deadline, 60 s at least.
+PROPAGATION_MS: Final = 60_000
+_VERSION: Final = b"\x01"
+_RANGE_BYTES: Final = 12
+_NODE_PART: Final = bytes(STAMP_BYTES - 8)
+FOREVER: Final = (1 << 64) - 1
+
+
+def cut_of(start_ms: int, oldest_hint: bytes, delay_ms: int = PROPAGATION_MS) -> int:
+    """The HLC value below which a session that starts now can prove equality.
+
+    ``oldest_hint``: the least stamp of all hints that any member holds, b"" for none.
+    """
+    cut = max(0, start_ms - delay_ms) << COUNTER_BITS
+    return min(cut, int.from_bytes(oldest_hint[:8], "big")) if oldest_hint else cut
+
+
+class PurgeWatermarks:
+    """P of every slot, and what it is derived from.
+
+    ``advance(slot, hlc)`` is called when a P has grown: leaf sums take the graves below it out.
+    """
+
+    __slots__ = ("_advance", "_cuts", "_newest_cut", "_open", "advances", "lowered", "marks", "refused")
+
+    def __init__(self, advance: Callable[[int, int], None]) -> None:
+        self._advance = advance
+        self.marks = array("Q", bytes(8 * SLOT_COUNT))
+        #: co-replica (short id) -> by slot, below which stamps it is known to have what we have
+        self._cuts: dict[int, array[int]] = {}
+        #: no cut lies above it: newer records need no look
+        self._newest_cut = 0
+        #: open sessions: key -> (peer, cut, slots in which something old has changed)
+        self._open: dict[int, tuple[int, int, dict[int, None]]] = {}
+        self.advances = 0
+        self.lowered = 0
+        self.refused = 0
+
+    def get(self, slot: int) -> bytes:
+        """P as a stamp: a grave with a lower stamp may go."""
+        return self.marks[slot].to_bytes(8, "big") + _NODE_PART
+
+    # -- learning ----------------------------------------------------------------------------------
+
+    def session_began(self, session: int, peer: int, cut: int) -> None:
+        """A session with ``peer`` compares what lies below ``cut``."""
+        self._open[session] = (peer, cut, {})
+        self._newest_cut = max(self._newest_cut, cut)
+
+    def session_ended(self, session: int) -> dict[int, None]:
+        """The session is over, however it ended: slots of which it proves nothing, since old records came."""
+        return self._open.pop(session)[2]
+
+    def ended_equal(self, peer: int, slots: Iterable[int], cut: int) -> None:
+        """A session with ``peer`` ended with nothing old different in ``slots``. Call ``raise_all`` after it."""
+        cuts = self._cuts.get(peer)
+        if cuts is None:
+            cuts = self._cuts[peer] = array("Q", bytes(8 * SLOT_COUNT))
+        for slot in slots:
+            if cut > cuts[slot]:
+                cuts[slot] = cut
+        self._newest_cut = max(self._newest_cut, cut)
+
+    def raise_all(self, slots: Iterable[int], co_replicas: Callable[[int], Sequence[int]]) -> int:
+        """Let P grow where all co-replicas of a slot are known to be equal; how many slots moved.
+
+        ``co_replicas(slot)``: the other natural replicas. None of them (a ring of one): use ``raise_alone``.
+        """
+        moved = 0
+        for slot in slots:
+            peers = co_replicas(slot)
+            if not peers:
+                continue
+            least = FOREVER
+            for peer in peers:
+                cuts = self._cuts.get(peer)
+                least = min(least, cuts[slot] if cuts is not None else 0)
+            moved += self._raise(slot, least)
+        return moved
+
+    def raise_alone(self, slots: Iterable[int], now: int) -> int:
+        """The only replica of ``slots`` needs nobody's consent: P is now (an HLC value)."""
+        return sum(self._raise(slot, now) for slot in slots)
+
+    def adopt(self, first: int, last: int, mark: int) -> int:
+        """A co-replica of the same ring epoch has this P for a range of slots; how many of ours grew."""
+        return sum(self._raise(slot, mark) for slot in range(first, last + 1))
+
+    def _raise(self, slot: int, mark: int) -> bool:
+        if mark <= self.marks[slot]:
+            return False
+        self.marks[slot] = mark
+        self.advances += 1
+        self._advance(slot, mark)
+        return True
+
+    def old_record_applied(self, slot: int, stamp: bytes, source: int | None) -> None:
+        """A record changed what we hold. ``source``: the co-replica it came from in repair, None for others.
+
+        Cheap for new records: one comparison.
+        """
+        hlc = int.from_bytes(stamp[:8], "big")
+        if hlc >= self._newest_cut:
+            return
+        for peer, cuts in self._cuts.items():
+            if peer != source and cuts[slot] > hlc:
+                cuts[slot] = hlc
+                self.lowered += 1
+        for peer, cut, changed in self._open.values():
+            if peer != source and hlc < cut:
+                changed[slot] = None
+
+    def peer_restarted(self, peer: int) -> None:
+        """A co-replica came back after a crash: it may have lost what it had not synced. Its cuts are void."""
+        self._cuts.pop(peer, None)
+
+    def replicas_changed(self, slots: Iterable[int]) -> None:
+        """The preference lists of ``slots`` are others: what was proved with the old ones no longer counts."""
+        for slot in slots:
+            for cuts in self._cuts.values():
+                cuts[slot] = 0
+
+    # -- judging -----------------------------------------------------------------------------------
+
+    def refuses(self, kind: int, slot: int, stamp: bytes, held: bool) -> bool:
+        """Whether a write is too old to be taken: BELOW_PURGE. ``kind`` as in ``Writes.kind``, ``held``: there is a
+        record of its key, of whatever kind."""
+        if held or kind not in (FOREGROUND, HINT) or int.from_bytes(stamp[:8], "big") >= self.marks[slot]:
+            return False
+        self.refused += 1
+        return True
+
+    # -- plain forms -------------------------------------------------------------------------------
+
+    def ranges(self, slots: Sequence[int] | None = None) -> tuple[tuple[int, int, int], ...]:
+        """(first, last, P) of ascending slots that have a P, all or the given ascending ones."""
+        found: list[tuple[int, int, int]] = []
+        for slot in range(SLOT_COUNT) if slots is None else slots:
+            mark = self.marks[slot]
+            if not mark:
+                continue
+            if found and found[-1][1] == slot - 1 and found[-1][2] == mark:
+                found[-1] = (found[-1][0], slot, mark)
+            else:
+                found.append((slot, slot, mark))
+        return tuple(found)
+
+    def encode(self) -> bytes:
+        """The body of the local-meta record that keeps them."""
+        return _VERSION + b"".join(
+            first.to_bytes(2, "big") + last.to_bytes(2, "big") + mark.to_bytes(8, "big")
+            for first, last, mark in self.ranges()
+        )
+
+    def decode(self, body: bytes) -> None:
+        """Take a saved body over. FormatError."""
+        if body[:1] != _VERSION or len(body) % _RANGE_BYTES != 1:
+            raise FormatError(f"purge watermarks of an unknown form, version byte {body[:1].hex()}")
+        for at in range(1, len(body), _RANGE_BYTES):
+            first, last = int.from_bytes(body[at : at + 2], "big"), int.from_bytes(body[at + 2 : at + 4], "big")
+            if not first <= last < SLOT_COUNT:
+                raise FormatError(f"purge watermarks of the slots {first} to {last}")
+            self.adopt(first, last, int.from_bytes(body[at + 4 : at + _RANGE_BYTES], "big"))
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics. ``purge_watermark_ms``: the least of the slots that have one, 0 for none. O(slots)."""
+        least = min((mark for mark in self.marks if mark), default=0)
+        return {
+            "purge_watermark_ms": least >> COUNTER_BITS,
+            "purge_watermark_slots": sum(1 for mark in self.marks if mark),
+            "purge_watermark_advances": self.advances,
+            "purge_cuts_lowered": self.lowered,
+            "writes_below_purge_watermark": self.refused,
+        }
+
+    def check_invariants(self) -> None:
+        """No cut lies above ``_newest_cut``."""
+        for cuts in self._cuts.values():
+            assert len(cuts) == SLOT_COUNT and max(cuts) <= self._newest_cut

@@ -1,0 +1,125 @@
+"""The purge watermark: what raises it, what holds it, what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from respkv.base.errors import FormatError
+from respkv.base.slots import SLOT_COUNT
+from respkv.causality.hlc import pack_stamp
+from respkv.replication.tombstones import PROPAGATION_MS, PurgeWatermarks, cut_of
+from respkv.wire.messages import FOREGROUND, HINT, REPAIR, TRANSFER
+
+START_MS = 1_700_000_000_000
+
+
+class Watched(PurgeWatermarks):
+    """Remembers what it told the leaf sums."""
+
+    __slots__ = ("told",)
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+        super().__init__(lambda slot, mark: self.told.append((slot, mark)))
+
+
+def test_a_cut_lies_a_delay_before_the_start_and_not_above_hints() -> None:
+    assert cut_of(START_MS, b"") == START_MS - PROPAGATION_MS << 16
+    old = pack_stamp(START_MS - PROPAGATION_MS - 1 << 16, 3)
+    assert cut_of(START_MS, old) == START_MS - PROPAGATION_MS - 1 << 16
+    assert cut_of(START_MS, pack_stamp(START_MS << 16, 3)) == START_MS - PROPAGATION_MS << 16
+    assert cut_of(5, b"") == 0
+
+
+def test_the_least_of_all_peers_decides() -> None:
+    marks = Watched()
+    marks.ended_equal(2, [7, 8], 100)
+    assert marks.raise_all([7, 8, 9], lambda slot: [2, 3]) == 0
+    marks.ended_equal(3, [7], 90)
+    assert marks.raise_all([7, 8, 9], lambda slot: [2, 3]) == 1
+    assert marks.told == [(7, 90)] and marks.get(7) == pack_stamp(90, 0) and marks.get(8) == bytes(10)
+    marks.ended_equal(3, [7], 80)
+    assert marks.raise_all([7], lambda slot: [2, 3]) == 0, "it only grows"
+    assert marks.raise_all([8], lambda slot: []) == 0, "nobody to be equal with proves nothing"
+    assert marks.raise_all([8], lambda slot: [2]) == 1
+    marks.check_invariants()
+    stats = marks.stats()
+    assert stats["purge_watermark_slots"] == 2 and stats["purge_watermark_advances"] == 2
+
+
+def test_an_old_record_lowers_what_the_others_are_known_to_have() -> None:
+    marks = Watched()
+    for peer in (2, 3):
+        marks.ended_equal(peer, [7], 100 << 16)
+    marks.old_record_applied(7, pack_stamp(100 << 16, 1), None)
+    assert marks.lowered == 0, "not below any cut"
+    marks.old_record_applied(7, pack_stamp(60 << 16, 1), 2)
+    assert marks.lowered == 1, "the peer it came from has it"
+    marks.raise_all([7], lambda slot: [2, 3])
+    assert marks.marks[7] == 60 << 16
+    marks.old_record_applied(7, pack_stamp(70 << 16, 1), None)
+    marks.ended_equal(3, [7], 110 << 16)
+    marks.raise_all([7], lambda slot: [2, 3])
+    assert marks.marks[7] == 70 << 16
+
+
+def test_open_sessions_learn_of_old_records_from_elsewhere() -> None:
+    marks = Watched()
+    marks.session_began(1, 2, 100)
+    marks.session_began(2, 3, 50)
+    marks.old_record_applied(7, pack_stamp(60, 1), None)
+    marks.old_record_applied(8, pack_stamp(10, 1), 2)
+    assert marks.session_ended(1) == {7: None}
+    assert marks.session_ended(2) == {8: None}
+
+
+def test_a_restarted_peer_and_a_changed_ring_prove_nothing_any_more() -> None:
+    marks = Watched()
+    for peer in (2, 3):
+        marks.ended_equal(peer, [7, 8], 100)
+    marks.peer_restarted(3)
+    assert marks.raise_all([7], lambda slot: [2, 3]) == 0
+    marks.ended_equal(3, [7, 8], 110)
+    marks.replicas_changed([7])
+    assert marks.raise_all([7, 8], lambda slot: [2, 3]) == 1 and marks.marks[7] == 0
+
+
+def test_adopting_and_standing_alone() -> None:
+    marks = Watched()
+    assert marks.adopt(5, 9, 70) == 5 and marks.adopt(5, 9, 60) == 0 and marks.adopt(9, 10, 80) == 2
+    assert marks.ranges() == ((5, 8, 70), (9, 10, 80))
+    assert marks.ranges([6, 8, 10, 11]) == ((6, 6, 70), (8, 8, 70), (10, 10, 80))
+    assert marks.raise_alone(range(SLOT_COUNT), 75) == SLOT_COUNT - 2
+    assert marks.ranges() == ((0, 8, 75), (9, 10, 80), (11, SLOT_COUNT - 1, 75))
+
+
+def test_too_old_writes_without_a_record_are_refused() -> None:
+    marks = Watched()
+    marks.adopt(7, 7, 100)
+    old, new = pack_stamp(99, 5), pack_stamp(100, 0)
+    for kind in (FOREGROUND, HINT):
+        assert marks.refuses(kind, 7, old, held=False)
+        assert not marks.refuses(kind, 7, old, held=True)
+        assert not marks.refuses(kind, 7, new, held=False)
+        assert not marks.refuses(kind, 8, old, held=False)
+    for kind in (REPAIR, TRANSFER):
+        assert not marks.refuses(kind, 7, old, held=False)
+    assert marks.refused == 2
+
+
+def test_they_are_saved_and_found_again() -> None:
+    marks, again = Watched(), Watched()
+    marks.adopt(5, 9, 70)
+    marks.adopt(16383, 16383, (1 << 64) - 1)
+    again.decode(marks.encode())
+    assert again.ranges() == marks.ranges() and (5, 70) in again.told
+    again.decode(Watched().encode())
+    assert again.ranges() == marks.ranges()
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\x02", b"\x01" + bytes(11), b"\x01\x00\x09\x00\x05" + bytes(8), b"\x01\x40\x00\x40\x00" + bytes(8)]
+)
+def test_garbage_is_refused(body: bytes) -> None:
+    with pytest.raises(FormatError):
+        Watched().decode(body)
