@@ -1,7 +1,8 @@
 """``respkv-check DIR``: read and verify every file of a data directory, and change nothing.
 
 Identity, manifest, every table in full, the log by the rules of recovery, and each snapshot below. It says
-what is wrong where. Exit status 0: all is well; 1: damage, or it could not be checked.
+what is wrong where, and which tables the server has quarantined. Exit status 0: all is well; 1: damage, or it could
+not be checked.
 A directory that a server has open is refused: its files change while they are read.
 """
 
@@ -41,7 +42,7 @@ class Checker:
         self.directory = directory
         self.say = say
         self.problems: list[str] = []
-        self.tables = self.table_bytes = self.records = self.entries = self.dropped_bytes = 0
+        self.tables = self.table_bytes = self.records = self.entries = self.dropped_bytes = self.quarantined = 0
 
     def run(self) -> None:
         """Check everything; goes on after a finding as far as that makes sense."""
@@ -56,14 +57,15 @@ class Checker:
             return
         self.say(f"manifest: {len(version.runs)} runs, log from segment {version.log_number}")
         for table in version.tables():
-            self._check_table(table)
+            self._check_table(table, version.quarantine.get(table.file_id))
         self._check_log(version)
 
     def _found(self, problem: str) -> None:
         self.problems.append(problem)
         self.say(f"DAMAGED {problem}")
 
-    def _check_table(self, meta: TableMeta) -> None:
+    def _check_table(self, meta: TableMeta, marked: str | None) -> None:
+        """``marked`` is why the server has quarantined the table, None when it has not."""
         path = table_path(self.directory, meta.file_id)
         try:
             reader = TableReader(self.fs, path, meta, BlockCache(0))
@@ -72,14 +74,22 @@ class Checker:
             finally:
                 reader.close()
         except FileNotFoundError:
-            self._found(f"{path}: the manifest names it, but it is not there")
+            self._table_damaged(f"{path}: the manifest names it, but it is not there", meta, marked)
             return
         except (CorruptionError, FormatError, OSError) as error:
-            self._found(str(error))
+            self._table_damaged(str(error), meta, marked)
             return
         self.tables += 1
         self.table_bytes += meta.size
-        self.say(f"table {path}: {meta.entries} entries, {meta.size} bytes: good")
+        again = "" if marked is None else " again: it was quarantined, and the next start takes it back"
+        self.say(f"table {path}: {meta.entries} entries, {meta.size} bytes: good{again}")
+
+    def _table_damaged(self, problem: str, meta: TableMeta, marked: str | None) -> None:
+        self._found(problem)
+        self.say(f"  its {meta.entries} entries lie between {meta.smallest.hex()} and {meta.largest.hex()}")
+        if marked is not None:
+            self.quarantined += 1
+            self.say(f"  the server has quarantined it: {marked}")
 
     def _check_log(self, version: Version) -> None:
         """The log by the rules that a start follows: a torn tail is no damage, missing durable data is."""
@@ -93,7 +103,14 @@ class Checker:
             self._found(f"{wal}: segment {version.log_number}, which the manifest names, is not there")
             return
         try:
-            result = replay(self.fs, files, SEGMENT_MAGIC, version.log_lsn, self._take)
+            result = replay(
+                self.fs,
+                files,
+                SEGMENT_MAGIC,
+                version.log_lsn,
+                self._take,
+                known_durable_lsn=version.durable_lsn,
+            )
         except (RespkvError, OSError, ValueError) as error:
             self._found(str(error))
             return
@@ -111,7 +128,7 @@ class Checker:
     def summary(self) -> str:
         """One line."""
         if self.problems:
-            return f"{self.directory}: {len(self.problems)} problems found"
+            return f"{self.directory}: {len(self.problems)} problems found, {self.quarantined} tables quarantined"
         return (
             f"{self.directory}: all good: {self.tables} tables with {self.table_bytes} bytes,"
             f" {self.records} log records with {self.entries} entries"

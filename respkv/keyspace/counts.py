@@ -319,9 +319,9 @@ class KeyCounts:
         self.exact = True
         self._save_due = True
 
-    def on_job_failed(self, job_id: int) -> None:
-        """Try again later."""
-        self.engine.end_count(job_id, failed=True)
+    def on_job_failed(self, job_id: int, reason: str = "") -> None:
+        """Try again later, unless the ``reason`` names a damaged table: then when that has gone."""
+        self.engine.end_count(job_id, failed=True, reason=reason)
 
     def check_invariants(self) -> None:
         """The noted keys are keys of their memtables."""

@@ -17,6 +17,7 @@ from respkv.causality.record import BODY_AT
 from respkv.env.fs import FileSystem
 from respkv.keyspace import keys
 from respkv.keyspace.keyspace import Keyspace
+from respkv.node import facts
 from respkv.storage.engine import Engine
 from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_engine
@@ -60,7 +61,10 @@ def engine_options(
         block_cache_bytes=memory.block_cache,
         ballast_bytes=value("ballast-bytes"),
         derived_spaces=keys.DERIVED_SPACES,
+        local_spaces=frozenset({keys.SPACE_META}),
         retention=retention,
+        # No stamp is below nothing: a tombstone stays when nobody can say whether it hides something.
+        cautious_retention=lambda: {**retention(), "purge_below": ""},
         **options,
     )
 
@@ -75,7 +79,7 @@ def open_store(
     engine = open_engine(fs, directory, options, derive=keys.derive)
     clock = HybridClock(FIRST_NODE, highest_stamp(engine), 0)
     keyspace = Keyspace(engine, clock, databases=databases, row_cache_bytes=memory.row_cache)
-    keyspace.load()
+    facts.load(keyspace)
     keyspace.begin(wall_ms)
     ceiling = keyspace.write_ceiling()
     engine.commit()
@@ -88,8 +92,9 @@ def open_store(
 
 
 def highest_stamp(engine: Engine) -> int:
-    """The greatest HLC value among the replayed log: a floor under the clock beside its ceiling. O(memtable)."""
+    """The greatest HLC value in the replayed log and the tables: a floor under the clock beside its ceiling, which may
+    be in a table that is lost. O(memtable)."""
     highest = max(
         (record[1:BODY_AT] for record in engine.memtable.table.values() if len(record) >= BODY_AT), default=b""
     )
-    return int.from_bytes(highest[:8], "big")
+    return int.from_bytes(max(highest, engine.highest_table_stamp())[:8], "big")

@@ -1,7 +1,8 @@
 """Duties: what the node does by itself, a slice at a time, on its timers.
 
 Expiry every 100 ms (oftener while it lags), the engine's tick, the clock's ceiling, key counts, save points,
-statistics. None waits for anything: a block that is missing is fetched and the slice runs again.
+statistics, and what is to be done about damaged tables. None waits for anything: a block that is missing is fetched
+and the slice runs again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.base.limits import CLOCK_AHEAD_MS, EXPIRED_PER_CALL, EXPIRY_INTERVAL_US, SETTLED_PER_CALL
 from respkv.keyspace.expiry import ExpiryDuty
+from respkv.node.facts import Facts, is_flushed, log_again
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -19,6 +21,9 @@ _TICK_US: Final = 100_000
 _BUSY_TICK_US: Final = 2_000
 _SECOND_US: Final = 1_000_000
 _MARK_INTERVAL_MS: Final = 5_000
+_DAMAGE_ADVICE: Final = (
+    "Keys in its range are answered with CORRUPT; restore the file from a snapshot and restart, or see respkv-check"
+)
 #: Requests in 100 ms below which the node counts as idle and settles key counts.
 _IDLE_COMMANDS: Final = 200
 
@@ -31,7 +36,9 @@ class Duties:
         "_ceiling_lsn",
         "_commands",
         "_damage_told_us",
+        "_facts",
         "_fetching",
+        "_flushed_lsn",
         "_mark",
         "_mark_lsn",
         "_marked_keys",
@@ -52,9 +59,18 @@ class Duties:
         self._fetching = False
         self._commands = 0
         self._damage_told_us = 0
+        self._facts = Facts(node.keyspace)
+        self._flushed_lsn = 0
 
     def start(self) -> None:
-        """Set the first timers."""
+        """Set the first timers, and say what the start has found."""
+        report = self.node.engine.recovery
+        for path, reason in report.damaged:
+            self.node.log("warning", f"Table {path} is damaged and quarantined: {reason}. {_DAMAGE_ADVICE}")
+        if report.damaged:
+            self.node.keyspace.counts.exact = False
+        for path in report.healed:
+            self.node.log("notice", f"Table {path} was damaged and is whole again")
         for action in (self._expire, self._tick, self._second):
             self.node.after_us(_TICK_US, action)
 
@@ -84,6 +100,8 @@ class Duties:
         node = self.node
         busy = node.engine.tick()
         busy |= node.keyspace.cache.dispose()
+        self._facts.keep()
+        self._hear_of_damage()
         node.refresh_refusal()
         counts = node.keyspace.counts
         counts.follow()
@@ -113,7 +131,31 @@ class Duties:
             self._damage_told_us = self.node.now_us + 60 * _SECOND_US
             self.node.log("warning", f"stored data is damaged: {damage}")
 
+    def _hear_of_damage(self) -> None:
+        """Tables that reads or jobs found damaged: say it loudly, and let nothing depend on what they hold."""
+        news = self.node.engine.take_news()
+        for path, reason in news:
+            self.node.log("warning", f"Table {path} is damaged and is quarantined: {reason}. {_DAMAGE_ADVICE}")
+        if news:
+            # What a damaged table counts for is a guess until it has gone; then a recount is due.
+            self.node.keyspace.counts.exact = False
+            log_again(self.node.keyspace)
+            self.node.commit(own=True)
+
+    def _drop_flushed(self) -> None:
+        """A damaged table goes when all that it can have held was flushed, and that is durable."""
+        engine = self.node.engine
+        damaged = engine.damaged_tables()
+        dead = {table.file_id: None for table in damaged if is_flushed(self.node.keyspace, table)}
+        if not dead:
+            self._flushed_lsn = 0
+        elif not self._flushed_lsn:
+            self._flushed_lsn = self.node.commit()
+        elif engine.durable_lsn >= self._flushed_lsn:
+            engine.drop_tables(lambda meta: meta.file_id in dead)
+
     def _second(self) -> None:
+        self._drop_flushed()
         self._keep_ceiling()
         self._keep_expiry_mark()
         self.node.check_save_points()

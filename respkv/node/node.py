@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from respkv.base.errors import BlockRequest, CommandError
+from respkv.base.errors import BlockRequest, CommandError, CorruptionError
 from respkv.commands.dispatch import Dispatcher, Turn
 from respkv.commands.monitor import monitor_line, redacted
 from respkv.commands.notifications import ExpiryEvents
@@ -44,6 +44,8 @@ from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
 _HOLD_AFTER_US: Final = 2_000_000
 #: Without a write for this long, compaction tidies up what is not worth it under load.
 _IDLE_AFTER_US: Final = 5_000_000
+#: A slow log that wants requests as short as this gets every one of them timed.
+_TIMED_US: Final = 100
 _NEVER_US: Final = 1 << 62
 
 
@@ -147,6 +149,7 @@ class Node:
         def slow(value: Any) -> None:
             self.slow_us = value if value >= 0 else _NEVER_US
             self.slowlog.threshold_us = value
+            self.recompute_plain()
 
         def tracking(value: Any) -> None:
             self.metrics.latency_tracking = value
@@ -155,7 +158,7 @@ class Node:
             self.latency.threshold_ms = value
 
         def fsync(value: Any) -> None:
-            self._fsync = value
+            self._fsync = config.sync_policy()
 
         def bulk(value: Any) -> None:
             self.dispatcher.set_limit(value)
@@ -164,6 +167,7 @@ class Node:
         for name, follow in (
             ("slowlog-log-slower-than", slow),
             ("appendfsync", fsync),
+            ("appendonly", fsync),
             ("proto-max-bulk-len", bulk),
             ("slowlog-max-len", self.slowlog.resize),
             ("latency-tracking", tracking),
@@ -172,6 +176,7 @@ class Node:
         ):
             follow(config.value(name))
             config.subscribe(name, follow)
+        self.table.settings.follow(config)
 
     def _on_events(self, value: Any) -> None:
         self.pubsub.set_events(value)
@@ -295,7 +300,7 @@ class Node:
         ``own``: only facts of the node itself, which do not count as load.
         """
         engine = self.engine
-        if self.keyspace.sighted and self.active_expire and self.dispatcher.refusal is None:
+        if self.keyspace.sighted and self.dispatcher.refusal is None:
             self.duties.end_cycle()
         lsn = engine.appended_lsn
         if engine.batch:
@@ -319,6 +324,11 @@ class Node:
         dispatcher.fast_reads = dispatcher.fast_writes = 0
         if not self.holds_replies:
             self.latency_of_fast.released(lsn)
+
+    def relieve(self) -> None:
+        """Between two commands of a cycle: commit early when the open batch has grown large."""
+        if self.engine.overfull():
+            self.commit()
 
     # -- durability --------------------------------------------------------------------------------
 
@@ -388,7 +398,7 @@ class Node:
         """A worker has failed at a job; it is offered again later."""
         self.log("warning", f"{job.kind} job failed: {reason}")
         if job.kind == COUNT:
-            self.keyspace.counts.on_job_failed(job.id)
+            self.keyspace.counts.on_job_failed(job.id, reason)
         else:
             self.engine.on_job_failed(job.id, reason)
         self.refresh_refusal()
@@ -443,6 +453,10 @@ class Node:
         taken, self._fetches = self._fetches, []
         return taken
 
+    def on_fetch_failed(self, request: BlockRequest, error: CorruptionError | OSError) -> None:
+        """A block could not be read, by a thread; comes before its fetch is done."""
+        self.engine.on_fetch_failed(request, error)
+
     # -- timers ------------------------------------------------------------------------------------
 
     def after_us(self, delay_us: int, action: Callable[[], None]) -> Callable[[], None]:
@@ -472,6 +486,8 @@ class Node:
             or self.keyspace.watching
             or self.pubsub.events
             or self.dispatcher.refusal is not None
+            # GET and SET are not timed one by one on the fast path: they could not be found in the slow log.
+            or self.slow_us < _TIMED_US
         )
 
     def refresh_refusal(self) -> None:

@@ -38,16 +38,24 @@ class Timers:
         return heap[0][0] if heap else None
 
     def run(self, now_us: int) -> int:
-        """Call everything that is due; how many. An action due now that is added meanwhile waits for the next call."""
+        """Call everything that is due; how many. An action due now that is added meanwhile waits for the next call.
+
+        What an action raises passes through; the actions behind it stay due.
+        """
         due = []
         heap = self._heap
         while heap and heap[0][0] <= now_us:
-            due.append(heapq.heappop(heap)[1])
+            due.append(heapq.heappop(heap))
         ran = 0
-        for number in due:
+        for place, (_, number) in enumerate(due):
             action = self._live.pop(number, None)
             if action is not None:
-                action()
+                try:
+                    action()
+                except BaseException:
+                    for entry in due[place + 1 :]:
+                        heapq.heappush(heap, entry)
+                    raise
                 ran += 1
         return ran
 

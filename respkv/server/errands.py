@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from respkv.base.errors import CorruptionError, RespkvError
+from respkv.base.errors import BlockRequest, CorruptionError, RespkvError
 from respkv.server.durability import Durability
 from respkv.server.lanes import Lane
 from respkv.server.ports import ErrandPort, FetchPort, JobPort, Plan
+from respkv.storage.wal import FatalStorageError
 
 #: How often jobs and plans are looked for when nothing has happened.
 LOOK_US: Final = 100_000
@@ -24,6 +25,12 @@ class Jobs(Protocol):
     """Where jobs are done: the pool of workers."""
 
     def submit(self, job: JobPort, done: Callable[[JobPort, dict[str, Any] | None, str], None]) -> None: ...
+
+
+class EditPlan(Plan, Protocol):
+    """A plan of the manifest: one that fails without being fatal is told so, on the loop's thread."""
+
+    def failed(self, error: Exception) -> None: ...
 
 
 class Errands:
@@ -107,14 +114,17 @@ class Errands:
             self._node.on_job_done(job, result)
             self.pull()
 
-    def _run_manifest(self, plan: Plan) -> None:
+    def _run_manifest(self, plan: EditPlan) -> None:
         def done(_: Any, error: BaseException | None) -> None:
-            if error is not None:
-                # Also when a new table cannot be opened: only recovery sorts out a half-known edit.
+            if error is None:
+                self._node.on_manifest_synced(plan)
+                self.pull()
+            elif isinstance(error, FatalStorageError) or not isinstance(error, (OSError, RespkvError)):
                 self._fatal(error)
-                return
-            self._node.on_manifest_synced(plan)
-            self.pull()
+            else:
+                # Nothing has changed, on disk or in memory: the node offers the same again in a second.
+                self._log("warning", f"bringing tables in force failed, to be tried again: {error}")
+                plan.failed(error)
 
         self._edits.submit(plan.run, done)
 
@@ -128,8 +138,17 @@ class Errands:
         self._edits.submit(plan.run, done)
 
     def _fetch(self, fetch: FetchPort) -> None:
+        failed: list[BlockRequest] = []
+
         def read() -> list[object]:
-            return [request.read() for request in fetch.requests]
+            blocks: list[object] = []
+            for request in fetch.requests:
+                try:
+                    blocks.append(request.read())
+                except (CorruptionError, OSError):
+                    failed.append(request)
+                    raise
+            return blocks
 
         def done(blocks: list[object], error: BaseException | None) -> None:
             if error is None:
@@ -137,10 +156,12 @@ class Errands:
                     request.install(block)
                 fetch.done()
             elif isinstance(error, CorruptionError):
-                # The reader meets the damage itself and answers for it.
+                # The reader meets the damage itself and answers for it; should it ask again, the table is given up.
+                self._node.on_fetch_failed(failed[0], error)
                 fetch.done()
             elif isinstance(error, OSError):
                 self._log("warning", f"reading a table failed: {error}")
+                self._node.on_fetch_failed(failed[0], error)
                 self._call_later(READ_AGAIN_US, fetch.done)
             else:
                 self._fatal(error)

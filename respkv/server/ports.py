@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from respkv.base.errors import BlockRequest
+from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.commands.session import Pending, Session, Sink
 
 
@@ -83,6 +83,9 @@ class ErrandPort(LogPort, Protocol):
 
     def take_fetches(self) -> Sequence[FetchPort]:
         """The block reads asked for since the last call."""
+
+    def on_fetch_failed(self, request: BlockRequest, error: CorruptionError | OSError) -> None:
+        """A block of a fetch could not be read; comes before the fetch is done."""
 
     def next_job(self) -> Any:
         """A ``JobPort`` for a worker process, None when there is none."""

@@ -2,18 +2,25 @@
 
 An edit passes three stages: queued (``pending`` shows it), being made durable by a ManifestPlan, installed
 (``version`` shows it and reads use it). Files that an installed edit dropped are removed by a later plan,
-unless a job or a snapshot has them pinned.
+unless a job or a snapshot has them pinned. A plan that failed has its edits queued again, for a later one.
+
+A run with a quarantined table (see ``quarantine``) is never merged. Runs on either side of it are merged among
+themselves; those that are newer keep everything, since nobody can say what they hide.
 
 Invariants: ``version`` is what the durable manifest says; applying the edits under way to it gives
-``pending``; every table of ``version`` has an open reader; file ids are never used twice.
+``pending``; every table of ``version`` has an open reader or a LostTable; file ids are never used twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
+from xxhash import xxh3_64_intdigest
+
+from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.env.fs import FileSystem
 from respkv.storage import compaction
 from respkv.storage.block_cache import BlockCache
@@ -21,12 +28,15 @@ from respkv.storage.job_board import COMPACT, COUNT, FLUSH, Job, JobBoard
 from respkv.storage.manifest import ManifestLog
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan
+from respkv.storage.quarantine import AnyTable, DamagedTable, LostTable, is_unreadable
 from respkv.storage.sstable.format import TableMeta
-from respkv.storage.sstable.reader import TableReader
-from respkv.storage.version import Edit, Run, Version, table_path
+from respkv.storage.sstable.reader import TableBlockRequest, TableReader
+from respkv.storage.version import Edit, Run, Version, table_id, table_path
 from respkv.storage.wal import segment_path
 
 _OUTPUT_IDS_SPARE: Final = 8
+#: Ticks before work that failed is offered again: a second.
+_HOLD_TICKS: Final = 10
 
 Get = Callable[[bytes, int], bytes | None]
 #: How a point read asks one run: (get of its only table, [], []) or (None, largest keys, gets).
@@ -37,8 +47,9 @@ class Catalog:
     """Tables, edits and jobs of one engine. See the module's docstring."""
 
     __slots__ = (
-        "_manifest", "_meta_changes", "_next_file", "_plan", "_queued", "_removable", "board", "cache",
-        "counters", "directory", "fs", "options", "pending", "probes", "readers", "version",
+        "_failed_fetch", "_held_ticks", "_manifest", "_meta_changes", "_news", "_next_file", "_plan", "_queued",
+        "_removable", "board", "cache", "counters", "directory", "durable_lsn", "fs", "on_plan_failed", "options",
+        "pending", "probes", "readers", "version",
     )  # fmt: skip
 
     def __init__(
@@ -50,9 +61,10 @@ class Catalog:
         version: Version,
         manifest: ManifestLog,
         cache: BlockCache,
-        readers: dict[int, TableReader],
+        readers: dict[int, AnyTable],
         next_file: int,
     ) -> None:
+        """Take over what recovery has opened; ``version`` is what the manifest in force says."""
         self.fs = fs
         self.directory = directory
         self.options = options
@@ -64,7 +76,14 @@ class Catalog:
         self._manifest = manifest
         self._next_file = next_file
         self._queued: list[tuple[Edit, str]] = []
-        self._plan: tuple[ManifestPlan, list[tuple[Edit, str]]] | None = None
+        self._plan: tuple[ManifestPlan, list[tuple[Edit, str]], list[tuple[int, str]]] | None = None
+        self._held_ticks = 0
+        #: the log is synced up to there; every edit says so
+        self.durable_lsn = version.durable_lsn
+        #: told why a plan came to nothing
+        self.on_plan_failed: Callable[[Exception], None] = _ignore
+        self._failed_fetch = (0, 0)
+        self._news: list[tuple[str, str]] = []
         self._removable: list[tuple[int, str]] = []
         self._meta_changes: dict[str, bytes | None] = {}
         self.probes: tuple[Probe, ...] = ()
@@ -85,6 +104,11 @@ class Catalog:
         if name in self._meta_changes:
             return self._meta_changes[name]
         return self.pending.meta.get(name)
+
+    def all_meta(self) -> dict[str, bytes]:
+        """Every value last set, by name."""
+        named = {**self.pending.meta, **self._meta_changes}
+        return {name: value for name, value in named.items() if value is not None}
 
     def set_meta(self, name: str, value: bytes | None) -> None:
         """Keep ``value`` (None deletes) with the next edit."""
@@ -112,12 +136,17 @@ class Catalog:
         """The compaction that is most worth its cost; None when none is, or one is under way."""
         if not self.board.may_start(COMPACT) or self._drops_under_way():
             return None
-        pick = compaction.pick(self.version, self.options, idle=idle)
+        stretches = self.sound_stretches()
+        picks = (compaction.pick(Version(runs), self.options, idle=idle) for runs in stretches)
+        pick = next((pick for pick in picks if pick is not None), None)
         if pick is None:
             return None
         runs = pick.runs
         oldest = min(run.sequence for run in runs)
         older = [run for run in self.version.runs if run.sequence < oldest]
+        cautious = any(not self._is_sound(run) for run in older)
+        if cautious:
+            older = []
         inputs = [table.file_id for run in runs for table in run.tables]
         spec = {
             "dir": self.directory,
@@ -126,15 +155,16 @@ class Catalog:
             "outputs": self._take_output_ids(sum(run.size for run in runs)),
             "options": self._table_options(),
             "bytes_per_s": self.options.compaction_bytes_per_s,
-            "retention": self.options.retention(),
+            "retention": (self.options.cautious_retention if cautious else self.options.retention)(),
             "sequence": max(run.sequence for run in runs),
         }
         pinned = inputs + [table.file_id for run in older for table in run.tables]
         return self.board.start(COMPACT, spec, inputs, pinned)
 
     def start_count(self, data: dict[str, Any]) -> Job | None:
-        """A job over all runs as they are now; None while one is running or waits after a failure."""
-        if not self.board.may_start(COUNT):
+        """A job over all runs as they are now; None while one is running, waits after a failure, or would meet a
+        quarantined table."""
+        if not self.board.may_start(COUNT) or self.version.quarantine or self.pending.quarantine:
             return None
         runs = self.version.runs
         spec = {
@@ -164,14 +194,22 @@ class Catalog:
         run = Run(job.spec["sequence"], tuple(TableMeta.from_json(table) for table in result["tables"]))
         self._queue(Edit(add=(run,), drop=job.inputs), COMPACT)
 
-    def job_failed(self, job_id: int) -> None:
-        """The job left nothing of use; what files it made are removed."""
+    def job_failed(self, job_id: int, reason: str) -> None:
+        """The job left nothing of use; what files it made are removed, tables it found damaged are quarantined."""
         job = self.board.fail(job_id)
         self.counters["job_failures"] += 1
-        for file_id in job.spec["outputs"]:
+        self.job_met_damage(job, reason)
+        for file_id in job.spec.get("outputs", ()):
             path = table_path(self.directory, file_id)
             if self.fs.exists(path):
                 self._removable.append((file_id, path))
+
+    def job_met_damage(self, job: Job, reason: str) -> None:
+        """Quarantine the table that a failed job's ``reason`` names; its paths are all it can tell of them."""
+        if reason.startswith(CorruptionError.__name__):
+            for file_id in job.pinned:
+                if table_path(self.directory, file_id) in reason:
+                    self.damaged(file_id, reason)
 
     def drop_tables(self, predicate: Callable[[TableMeta], bool]) -> tuple[int, int]:
         """Drop the tables for which ``predicate`` holds.
@@ -192,7 +230,9 @@ class Catalog:
     # Edits
 
     def _queue(self, edit: Edit, kind: str) -> None:
-        edit = replace(edit, meta=self._meta_changes, next_file=self._next_file)
+        edit = replace(
+            edit, meta=self._meta_changes, next_file=self._next_file, durable_lsn=self.durable_lsn
+        )
         self.pending = self.pending.apply(edit)
         self._meta_changes = {}
         self._queued.append((edit, kind))
@@ -206,12 +246,13 @@ class Catalog:
     def manifest_plan(self) -> ManifestPlan | None:
         """What to run to bring the queued edits in force and to remove dropped files; None if nothing is due.
 
-        There is at most one at a time: None until ``installed`` has taken the one before.
+        There is at most one at a time: None until ``installed`` has taken the one before, and for a second after
+        one that failed.
         """
-        if self._plan is not None:
+        if self._plan is not None or self._held_ticks:
             return None
         pinned = self.board.is_pinned
-        free = [path for file_id, path in self._removable if not pinned(file_id)]
+        free = [(file_id, path) for file_id, path in self._removable if not pinned(file_id)]
         if not self._queued and not free:
             return None
         self._removable = [(file_id, path) for file_id, path in self._removable if pinned(file_id)]
@@ -223,15 +264,57 @@ class Catalog:
             cache=self.cache,
             edits=[edit for edit, _ in taken],
             version=self.pending,
-            removals=free,
+            removals=[path for _, path in free],
+            on_failed=self._plan_failed,
         )
-        self._plan = (plan, taken)
+        self._plan = (plan, taken, free)
         return plan
+
+    def _plan_failed(self, plan: ManifestPlan, error: Exception) -> None:
+        """Nothing of the plan has happened: all of it is due again, later. A new table that cannot be opened is left
+        out, as if its job had failed."""
+        assert self._plan is not None and self._plan[0] is plan
+        _, taken, free = self._plan
+        self._plan = None
+        self._held_ticks = _HOLD_TICKS
+        for file_id, reader in plan.opened.items():
+            reader.close()
+            self.cache.drop_file(file_id)
+        self._removable += free
+        self._queued = taken + self._queued
+        if isinstance(error, CorruptionError):
+            self._discard_result(error.path)
+        self.on_plan_failed(error)
+
+    def _discard_result(self, path: str) -> None:
+        """Take back the edit that adds the table at ``path``, but not the meta values that ride on it."""
+        state, kept = self.version, []
+        for edit, kind in self._queued:
+            added = [table.file_id for run in edit.add for table in run.tables]
+            if any(table_path(self.directory, file_id) == path for file_id in added):
+                self._removable += [(file_id, table_path(self.directory, file_id)) for file_id in added]
+                self.counters["job_failures"] += 1
+                self.board.spoiled(kind)
+                edit, kind = Edit(meta=edit.meta, next_file=edit.next_file, durable_lsn=edit.durable_lsn), ""
+            present = {table.file_id for table in state.tables()}
+            edit = replace(edit, drop=tuple(file_id for file_id in edit.drop if file_id in present))
+            state = state.apply(edit)
+            kept.append((edit, kind))
+        self._queued, self.pending = kept, state
+
+    def tick(self) -> None:
+        """Let failed work wait a little less."""
+        self.board.tick()
+        self._held_ticks = max(0, self._held_ticks - 1)
 
     def installed(self, plan: ManifestPlan) -> None:
         """``plan.run()`` has returned: its version is in force."""
         assert self._plan is not None and self._plan[0] is plan
-        taken, self._plan = self._plan[1], None
+        _, taken, free = self._plan
+        self._plan = None
+        if plan.removals:
+            self._removable += [(file_id, path) for file_id, path in free if path in plan.removals]
+            self._held_ticks = _HOLD_TICKS
         if not taken:
             return
         before = self.version
@@ -268,11 +351,132 @@ class Catalog:
                 probes.append((None, [table.largest for table in run.tables], gets))
         self.probes = tuple(probes)
 
+    def get_readable(self, key: bytes) -> bytes | None:
+        """The newest record of ``key`` that can be read from the tables, damage being passed over; for estimates.
+
+        ReadMiss passes through.
+        """
+        if not self.probes:
+            return None
+        key_hash = xxh3_64_intdigest(key)
+        for get, largest, gets in self.probes:
+            if get is None:
+                at = bisect_left(largest, key)
+                if at == len(gets):
+                    continue
+                get = gets[at]
+            try:
+                record = get(key, key_hash)
+            except (CorruptionError, OSError) as error:
+                if not isinstance(self.met(error, get), CorruptionError):
+                    raise
+                continue
+            if record is not None:
+                return record
+        return None
+
+    # Damage
+
+    def met(self, error: CorruptionError | OSError, get: Get | None) -> Exception:
+        """A read by ``get`` has failed: what to raise. Quarantines its table when it is damaged."""
+        table: AnyTable = get.__self__  # type: ignore[union-attr]
+        if isinstance(error, CorruptionError):
+            self.damaged(table.file_id, error.reason)
+        elif is_unreadable(error):
+            self.damaged(table.file_id, str(error))
+            return CorruptionError(table.path, 0, f"unreadable: {error}")
+        return error
+
+    def fetch_failed(self, request: BlockRequest, error: CorruptionError | OSError) -> None:
+        """A block that a read waits for cannot be had. Its table is quarantined, and counts as lost when the same
+        block fails again: else that read would wait for ever."""
+        assert isinstance(request, TableBlockRequest)
+        file_id = table_id(request.path.rpartition("/")[2])
+        reader = None if file_id is None else self.readers.get(file_id)
+        damaged = isinstance(error, CorruptionError) or is_unreadable(error)
+        if file_id is None or not isinstance(reader, TableReader) or not damaged:
+            return
+        reason = error.reason if isinstance(error, CorruptionError) else str(error)
+        self.damaged(file_id, reason)
+        if self._failed_fetch != (file_id, request.offset):
+            self._failed_fetch = (file_id, request.offset)
+            return
+        self.readers[file_id] = LostTable(request.path, reader.meta, reason)
+        self.cache.drop_file(file_id)
+        self._build_probes()
+
+    def watched(self, entries: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """``entries`` of tables; one that turns out to be damaged is quarantined."""
+        try:
+            yield from entries
+        except CorruptionError as damage:
+            file_id = table_id(damage.path.rpartition("/")[2])
+            if file_id is not None:
+                self.damaged(file_id, damage.reason)
+            raise
+
+    def damaged(self, file_id: int, reason: str) -> None:
+        """Quarantine a table that was found damaged; nothing when it is, or is not there any more."""
+        if file_id in self.pending.quarantine or all(table.file_id != file_id for table in self.pending.tables()):
+            return
+        self._queue(Edit(quarantine={file_id: reason}), "")
+        self._news.append((table_path(self.directory, file_id), reason))
+
+    def take_news(self) -> list[tuple[str, str]]:
+        """(path, reason) of tables that were found damaged since the last call."""
+        news, self._news = self._news, []
+        return news
+
+    def damaged_tables(self) -> list[DamagedTable]:
+        """All quarantined tables, newest run first."""
+        return [
+            DamagedTable(
+                table.file_id,
+                table_path(self.directory, table.file_id),
+                self.pending.quarantine[table.file_id],
+                table.smallest,
+                table.largest,
+                table.max_stamp,
+                isinstance(self.readers.get(table.file_id), LostTable),
+            )
+            for table in self.pending.tables()
+            if table.file_id in self.pending.quarantine
+        ]
+
+    def _is_sound(self, run: Run) -> bool:
+        marks = (self.version.quarantine, self.pending.quarantine)
+        return not any(table.file_id in marked for table in run.tables for marked in marks)
+
+    def sound_stretches(self) -> list[tuple[Run, ...]]:
+        """Neighbouring runs without a quarantined table, newest stretch first: what may be merged."""
+        if not self.version.quarantine and not self.pending.quarantine:
+            return [self.version.runs]
+        stretches: list[list[Run]] = [[]]
+        for run in self.version.runs:
+            if self._is_sound(run):
+                stretches[-1].append(run)
+            elif stretches[-1]:
+                stretches.append([])
+        return [tuple(stretch) for stretch in stretches if stretch]
+
     def pin_tables(self, tables: Iterable[TableMeta]) -> None:
         self.board.pin([table.file_id for table in tables])
 
     def unpin_tables(self, tables: Iterable[TableMeta]) -> None:
         self.board.unpin([table.file_id for table in tables])
+
+    def seal(self) -> None:
+        """Clean stop: bring what is queued, and how far the log is durable, into the manifest.
+
+        Raises as ``ManifestPlan.run``.
+        """
+        if self._plan is None:
+            self._held_ticks = 0
+            self._queue(Edit(), "")
+            plan = self.manifest_plan()
+            assert plan is not None
+            plan.run()
+            self.installed(plan)
 
     def close(self) -> None:
         self._manifest.close()
@@ -288,7 +492,10 @@ class Catalog:
             "table_bytes": version.size,
             "table_entries": sum(run.entries for run in version.runs),
             "largest_run_bytes": max((run.size for run in version.runs), default=0),
-            "compaction_debt_bytes": compaction.debt_bytes(version, self.options),
+            "tables_quarantined": len(self.pending.quarantine),
+            "compaction_debt_bytes": sum(
+                compaction.debt_bytes(Version(runs), self.options) for runs in self.sound_stretches()
+            ),
             "manifest_bytes": self._manifest.size(),
             "edits_queued": len(self._under_way()),
             "files_to_remove": len(self._removable),
@@ -307,3 +514,7 @@ class Catalog:
         assert sorted(self.readers) == sorted(table.file_id for table in self.version.tables())
         assert all(table.file_id < self._next_file for table in self.pending.tables())
         assert len(self.probes) == len(self.version.runs)
+
+
+def _ignore(error: Exception) -> None:
+    """Until an engine listens."""

@@ -16,18 +16,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
 
 from xxhash import xxh3_64_intdigest
 
+from respkv.base.errors import BlockRequest, CorruptionError, StorageFull
 from respkv.env.fs import FileSystem
 from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
+from respkv.storage.batch_scale import BatchScale
 from respkv.storage.catalog import Catalog
 from respkv.storage.job_board import COUNT, FLUSH, Job
 from respkv.storage.memtable import Memtable
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
+from respkv.storage.quarantine import AnyTable, DamagedTable, passing_over
 from respkv.storage.report import RecoveryReport
 from respkv.storage.scan import Entries, merge_entries, scan_tables
 from respkv.storage.sstable.format import TableMeta
@@ -56,8 +60,9 @@ class Engine:
     """
 
     __slots__ = (
-        "_appended_bytes", "_catalog", "_closed", "_disposal", "_log", "_memtable_limit", "_names_made",
-        "_names_synced", "_refusal", "_retired", "_segment_limit", "_snapshots", "_synced_bytes",
+        "_appended_bytes", "_catalog", "_closed", "_disposal", "_log", "_marked_lsn", "_memtable_limit",
+        "_names_made", "_names_synced", "_refusal", "_retired", "_scale", "_segment_limit", "_snapshots",
+        "_synced_bytes",
         "appended_lsn", "batch", "directory", "durable_lsn", "fs", "memtable", "options", "recovery",
     )  # fmt: skip
 
@@ -87,6 +92,9 @@ class Engine:
         self._retired: tuple[Memtable, ...] = ()
         self._disposal: list[Memtable] = []
         self._catalog = catalog
+        catalog.on_plan_failed = self._on_plan_failed
+        self._marked_lsn = 0
+        self._scale = BatchScale()
         self._snapshots: list[SnapshotPlan] = []
         # Recovery makes do with a short segment on a full disk; nothing must be appended beyond it.
         self._refusal = DISK_FULL if log.room < options.segment_limit else None
@@ -110,15 +118,18 @@ class Engine:
         probes = self._catalog.probes
         if probes:
             key_hash = xxh3_64_intdigest(key)
-            for get, largest, gets in probes:
-                if get is None:
-                    at = bisect_left(largest, key)
-                    if at == len(gets):
-                        continue
-                    get = gets[at]
-                record = get(key, key_hash)
-                if record is not None:
-                    return record
+            try:
+                for get, largest, gets in probes:
+                    if get is None:
+                        at = bisect_left(largest, key)
+                        if at == len(gets):
+                            continue
+                        get = gets[at]
+                    record = get(key, key_hash)
+                    if record is not None:
+                        return record
+            except (CorruptionError, OSError) as error:
+                raise self._catalog.met(error, get) from error
         return None
 
     def put(self, key: bytes, record: bytes) -> None:  # HOT: engine_put
@@ -153,6 +164,10 @@ class Engine:
         if full and not self._refusal:
             self._rotate()
         return lsn
+
+    def overfull(self) -> bool:
+        """Between two commands: whether to commit now rather than at the cycle's end; see ``batch_scale``."""
+        return self._scale.overfull(self.batch, self.appended_lsn)
 
     def _append_again(self, payload: bytes, error: OSError) -> int:
         """The append failed: with a full disk the ballast's space is worth one more try."""
@@ -217,9 +232,11 @@ class Engine:
 
         True when more memory waits to be freed: call again when idle.
         """
-        self._catalog.board.tick()
+        self._catalog.tick()
         if self._refusal:
             self._retry_full_disk()
+        if self._marked_lsn < self.appended_lsn == self.durable_lsn:
+            self._mark()
         for memtable in self._disposal:
             if not memtable.pins:
                 if memtable.dispose(_DISPOSE_PER_TICK) == 0:
@@ -237,25 +254,15 @@ class Engine:
     def get_below(self, memtable: Memtable, key: bytes) -> bytes | None:
         """The newest record of ``key`` in what is older than ``memtable``. ReadMiss passes through.
 
-        ``memtable`` is the active one or one of ``immutables``.
+        ``memtable`` is the active one or one of ``immutables``. Damaged tables are passed over: while there are any,
+        the answer is a guess, and so are counts made of it.
         """
         for older in self._retired:
             if older.first_lsn < memtable.first_lsn:
                 record = older.table.get(key)
                 if record is not None:
                     return record
-        if self._catalog.probes:
-            key_hash = xxh3_64_intdigest(key)
-            for get, largest, gets in self._catalog.probes:
-                if get is None:
-                    at = bisect_left(largest, key)
-                    if at == len(gets):
-                        continue
-                    get = gets[at]
-                record = get(key, key_hash)
-                if record is not None:
-                    return record
-        return None
+        return self._catalog.get_readable(key)
 
     def newest_run(self) -> int:
         """The sequence number of the newest run, 0 without runs: names what the runs cover."""
@@ -265,10 +272,10 @@ class Engine:
         """A job that walks all runs (``data`` is added to its spec); None while one runs or none is due."""
         return self._catalog.start_count(data)
 
-    def end_count(self, job_id: int, *, failed: bool) -> None:
-        """The job of ``start_count`` has ended; its files are free."""
+    def end_count(self, job_id: int, *, failed: bool, reason: str = "") -> None:
+        """The job of ``start_count`` has ended (failed: for a ``reason`` in words); its files are free."""
         if failed:
-            self._catalog.board.fail(job_id)
+            self._catalog.job_failed(job_id, reason)
         else:
             self._catalog.board.finish(job_id)
             self._catalog.board.installed(COUNT)
@@ -286,6 +293,16 @@ class Engine:
                 self._rotate()
 
     # Syncing
+
+    def _mark(self) -> None:
+        """Nothing was written since the last sync: say in the log that all of it is durable, so that what rots
+        before the next record is told from a torn tail. Costs 31 bytes."""
+        self._marked_lsn = self.appended_lsn
+        try:
+            self._log.append_mark(self.durable_lsn)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise FatalStorageError(f"log append failed: {error}") from error
 
     @property
     def unsynced_bytes(self) -> int:
@@ -310,7 +327,7 @@ class Engine:
 
     def on_synced(self, plan: SyncPlan) -> None:
         """``plan.run()`` has returned: its commits are durable."""
-        self.durable_lsn = max(self.durable_lsn, plan.lsn)
+        self.durable_lsn = self._catalog.durable_lsn = max(self.durable_lsn, plan.lsn)
         self._names_synced = max(self._names_synced, plan.names_made)
         self._synced_bytes = max(self._synced_bytes, plan.appended_bytes)
         covered = [log for log in self._closed if log.file in plan.files and log.last_lsn <= plan.lsn]
@@ -326,8 +343,10 @@ class Engine:
         """The newest (key, record) of each key in [start, end), in key order, tombstones included.
 
         A range must not span spaces. Raises ReadMiss unless ``wait``: fetch the block and scan again from
-        after the last key. Use it up within one cycle: what is written meanwhile may or may not show.
+        after the last key. Use it up within one cycle: what is written meanwhile may or may not show. Raises
+        CorruptionError for a damaged table in the range, but not in a local space.
         """
+        local = bool(start) and start[0] in self.options.local_spaces
         derived = bool(start) and start[0] in self.options.derived_spaces
         sources: list[Entries] = []
         for memtable in (self.memtable, *self._retired):
@@ -335,13 +354,15 @@ class Engine:
                 sources.append(memtable.scan(start, end, derived=derived))
         readers_by_id = self._catalog.readers
         for run in self._catalog.version.runs:
-            readers = [
+            readers: list[AnyTable] = [
                 readers_by_id[table.file_id]
                 for table in run.tables
                 if table.largest >= start and (end is None or table.smallest < end)
             ]
-            if readers:
-                sources.append(scan_tables(readers, start, end, wait))
+            if readers and local:
+                sources.append(passing_over(readers, start, end, self._catalog.damaged))
+            elif readers:
+                sources.append(self._catalog.watched(scan_tables(readers, start, end, wait)))
         return sources[0] if len(sources) == 1 else merge_entries(sources)
 
     def prepare_scan(self, space: int, limit: int) -> int:
@@ -382,10 +403,18 @@ class Engine:
 
         A full disk is met by giving up the ballast, so that the next try may pass.
         """
-        self._catalog.job_failed(job_id)
+        self._catalog.job_failed(job_id, reason)
         if reason == DISK_FULL:
-            free_ballast(self.fs, self.directory)
-            self._refusal = DISK_FULL
+            self._make_room()
+
+    def _make_room(self) -> None:
+        free_ballast(self.fs, self.directory)
+        self._refusal = DISK_FULL
+
+    def _on_plan_failed(self, error: Exception) -> None:
+        """A manifest plan came to nothing and is offered again in a second; a full disk is met as everywhere."""
+        if isinstance(error, StorageFull):
+            self._make_room()
 
     def manifest_plan(self) -> ManifestPlan | None:
         """What to run to bring finished jobs in force and to remove files; None if nothing is due.
@@ -404,7 +433,7 @@ class Engine:
             self._disposal.extend(flushed)
             for memtable in flushed:
                 self._catalog.remove_segment(memtable.segment_id)
-            self.durable_lsn = max(self.durable_lsn, version.log_lsn)
+            self.durable_lsn = self._catalog.durable_lsn = max(self.durable_lsn, version.log_lsn)
         self._ready_snapshots()
 
     def drop_tables(self, predicate: Callable[[TableMeta], bool]) -> tuple[int, int]:
@@ -439,6 +468,11 @@ class Engine:
         self._ready_snapshots()
         return plan
 
+    def refresh_snapshot(self, plan: SnapshotPlan) -> None:
+        """Give a plan that is ready the meta values of now, unless the runs have changed since."""
+        if plan.version is not None and plan.version.runs == self._catalog.version.runs:
+            plan.version = replace(plan.version, meta=self._catalog.all_meta())
+
     def on_snapshot_done(self, plan: SnapshotPlan) -> None:
         """The plan has run, failed or was given up: its tables need not be kept for it."""
         self._snapshots.remove(plan)
@@ -458,21 +492,56 @@ class Engine:
         """How hard to brake writers: 0.0 not at all .. 1.0 hold them.
 
         Grows while a memtable waits for its flush and the active one passes half of its limit, and with
-        runs beyond ``stall_runs``.
+        runs beyond ``stall_runs``, as far as merging them can help.
         """
         level = 0.0
         if len(self._retired) > 1:
             level = 1.0
         elif self._retired:
             level = (self.memtable.charge() / self._memtable_limit - 0.5) * 2.0
-        excess = len(self._catalog.version.runs) - self.options.stall_runs
+        excess = max(map(len, self._catalog.sound_stretches()), default=0) - self.options.stall_runs
         return max(0.0, min(1.0, max(level, excess / 4.0)))
 
     def close(self) -> None:
-        """Close the files; what is not synced stays so."""
+        """Close the files; what is not synced stays so. FatalStorageError.
+
+        When everything is (a clean stop), the log is ended and the manifest told, so that whatever is missing at the
+        next start is known to be damage.
+        """
+        if self.durable_lsn == self.appended_lsn and not self.batch and not self._closed:
+            self._seal()
         for log in (*self._closed, self._log):
             log.file.close()
         self._catalog.close()
+
+    def _seal(self) -> None:
+        try:
+            self._log.append_end(self.durable_lsn)
+            self._log.file.sync()
+        except OSError as error:
+            if not is_disk_full(error):
+                raise FatalStorageError(f"closing the log failed: {error}") from error
+        try:
+            self._catalog.seal()
+        except (OSError, StorageFull, CorruptionError):
+            return  # The manifest is as it was: the next start knows a little less, and finds all that is durable.
+
+    def on_fetch_failed(self, request: BlockRequest, error: CorruptionError | OSError) -> None:
+        """The block of a ReadMiss could not be read; call it before the reader runs again, which then ends in an error
+        at the latest at the second time."""
+        self._catalog.fetch_failed(request, error)
+
+    def damaged_tables(self) -> list[DamagedTable]:
+        """The quarantined tables, newest first. A repair writes a table's range anew and then drops the table."""
+        return self._catalog.damaged_tables()
+
+    def take_news(self) -> list[tuple[str, str]]:
+        """(path, reason) of tables found damaged since the last call; for the server's log."""
+        return self._catalog.take_news()
+
+    def highest_table_stamp(self) -> bytes:
+        """The greatest stamp in any table by what the manifest says, b"" without tables."""
+        return max((table.max_stamp for table in self._catalog.version.tables()), default=b"")
 
     def stats(self) -> dict[str, int | float]:
         """Figures for metrics. Bytes, counts, and two ratios: table bytes written per byte logged, and table

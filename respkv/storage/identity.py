@@ -1,6 +1,6 @@
 """Whose directory it is: the lock, and IDENTITY.
 
-IDENTITY is text: ``respkv 1``, ``node <32 hex>``, ``sum <16 hex>`` (xxh3_64 of the lines before), each with a
+IDENTITY is text: ``respkv 2``, ``node <32 hex>``, ``sum <16 hex>`` (xxh3_64 of the lines before), each with a
 newline. A node of zeros means "not named yet" (a snapshot, which must never come up under the id of the
 store it was taken from): opening gives it a fresh id.
 """
@@ -16,8 +16,10 @@ from respkv.base.errors import CorruptionError, FormatError
 from respkv.env.fs import FileLock, FileSystem
 from respkv.storage.manifest import read_current, replace_file
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 UNNAMED: Final = bytes(16)
+#: Where Redis keeps its data: starting empty beside it would look as if all of it were lost.
+REDIS_DATA: Final = ("dump.rdb", "appendonlydir", "appendonly.aof")
 
 
 @dataclass(slots=True)
@@ -47,7 +49,8 @@ def read_identity(fs: FileSystem, path: str) -> bytes | None:
     if first[0] != "respkv" or len(first) != 2 or not first[1].isdecimal():
         raise FormatError(f"{name}: not written by respkv; name an empty directory with --dir")
     if int(first[1]) != FORMAT:
-        raise FormatError(f"{name}: format version {first[1]}, this program knows {FORMAT}")
+        advice = "start the program that wrote it, and copy its keys" if int(first[1]) < FORMAT else "start a newer one"
+        raise FormatError(f"{name}: format version {first[1]}, this program knows {FORMAT}; {advice}")
     try:
         node_id = bytes.fromhex(lines[1].removeprefix("node "))
     except (ValueError, IndexError) as error:
@@ -72,6 +75,11 @@ def open_directory(fs: FileSystem, path: str, *, make_id: Callable[[], bytes]) -
         fresh = node_id is None
         if node_id is None and (fs.exists(f"{path}/CURRENT") or _has_files(fs, f"{path}/tables")):
             raise FormatError(f"{path} is not a respkv data directory; name an empty directory with --dir")
+        for name in REDIS_DATA if node_id is None else ():
+            if fs.exists(f"{path}/{name}"):
+                raise FormatError(
+                    f"{path} holds data of Redis ({name}), which respkv cannot read; name an empty directory with --dir"
+                )
         if node_id is None or node_id == UNNAMED:
             node_id = make_id()
             replace_file(fs, path, "IDENTITY", encode_identity(node_id))

@@ -69,9 +69,17 @@ class JobBoard:
         """The job has failed; its kind waits some ticks."""
         job = self._running.pop(job_id)
         self.unpin(job.pinned)
-        self._failures[job.kind] += 1
-        self._waits[job.kind] = min(1 << min(self._failures[job.kind], 16), _WAIT_TICKS_MAX)
+        self._wait(job.kind)
         return job
+
+    def spoiled(self, kind: str) -> None:
+        """The result of this kind's last job turned out to be of no use: as if it had failed."""
+        self.blocked[kind] = False
+        self._wait(kind)
+
+    def _wait(self, kind: str) -> None:
+        self._failures[kind] += 1
+        self._waits[kind] = min(1 << min(self._failures[kind], 16), _WAIT_TICKS_MAX)
 
     def installed(self, kind: str) -> None:
         """The result of this kind's last job is in force."""

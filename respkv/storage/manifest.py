@@ -21,10 +21,10 @@ from respkv.storage.version import Edit, Version
 from respkv.storage.wal import (
     EDIT,
     MANIFEST_MAGIC,
+    FatalStorageError,
     LogHeader,
     LogRecord,
     LogWriter,
-    is_disk_full,
     replay,
 )
 
@@ -129,17 +129,16 @@ class ManifestLog:
         self._log = self._begin(number, version)
 
     def append(self, edits: list[Edit], version: Version) -> int:
-        """Make ``edits`` durable, ``version`` being their result; bytes written. OSError when that failed.
+        """Make ``edits`` durable, ``version`` being their result; bytes written.
 
-        A manifest over its limit is replaced by a new one that holds ``version`` alone; when the disk has
-        no room for it, the old one goes on in the space it was given at the start.
+        OSError: nothing of them was written, it may be tried again. FatalStorageError: a sync failed, nobody
+        knows what is on disk. A manifest over its limit is replaced by a new one that holds ``version`` alone; when
+        that cannot be made (the disk is full), the old one goes on in the space it was given at the start.
         """
         if self._log.offset > self._rewrite_bytes:
             try:
                 log = self._begin(self.number + 1, version)
-            except OSError as error:
-                if not is_disk_full(error):
-                    raise
+            except OSError:
                 self._remove_unused(self.number + 1)
             else:
                 old, self._log = self._log, log
@@ -148,10 +147,12 @@ class ManifestLog:
                 self._fs.remove(old.path)
                 return log.offset
         before, durable = self._log.offset, self._log.last_lsn
-        for edit in edits:
-            # Durable are the edits of earlier calls; those of this one are synced together, below.
-            self._log.append(EDIT, encode_edit(edit), durable)
-        self._log.file.sync()
+        # Durable are the edits of earlier calls; those of this one are synced together, below.
+        self._log.append_all(EDIT, [encode_edit(edit) for edit in edits], durable)
+        try:
+            self._log.file.sync()
+        except OSError as error:
+            raise FatalStorageError(f"{self._log.path}: sync failed: {error}") from error
         return self._log.offset - before
 
     def size(self) -> int:
@@ -170,18 +171,25 @@ class ManifestLog:
         """Clear away what a failed rewrite left, unless CURRENT may already name it."""
         path = manifest_path(self._directory, number)
         if read_current(self._fs, self._directory) == number:
-            raise OSError(f"{path}: in force, but not known to be durable")
+            raise FatalStorageError(f"{path}: in force, but not known to be durable")
         if self._fs.exists(path):
             self._fs.remove(path)
 
 
 def write_manifest(fs: FileSystem, directory: str, number: int, edit: Edit, preallocate: int) -> LogWriter:
-    """Create MANIFEST-``number`` with one edit, synced with its directory."""
+    """Create MANIFEST-``number`` with one edit, synced with its directory. OSError: remove it to try again.
+
+    A sync that fails here is no more than that: nothing refers to the file yet.
+    """
     path = manifest_path(directory, number)
     log = LogWriter(fs, path, MANIFEST_MAGIC, LogHeader(number, 0, 0, 0), preallocate=preallocate)
-    log.append(EDIT, encode_edit(edit), 0)
-    log.file.sync()
-    fs.sync_dir(directory)
+    try:
+        log.append(EDIT, encode_edit(edit), 0)
+        log.file.sync()
+        fs.sync_dir(directory)
+    except OSError:
+        log.file.close()
+        raise
     return log
 
 

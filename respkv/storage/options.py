@@ -23,7 +23,9 @@ class EngineOptions:
 
     ``segment_bytes`` 0 means four memtables, 512 MiB at most. ``derived_spaces`` are the first key bytes
     of index entries that are derived from records and never logged. ``retention`` is asked for plain data
-    each time a compaction job is made and is handed to the job as it is.
+    each time a compaction job is made and is handed to the job as it is; ``cautious_retention`` instead where an
+    older table is damaged: with it a job must drop nothing because nothing older is there. ``local_spaces`` hold
+    facts that the owner can restore: scans of them wait, and pass over what is damaged.
     """
 
     memtable_bytes: int = 64 * MIB
@@ -36,7 +38,9 @@ class EngineOptions:
     compress: bool = True
     ballast_bytes: int = 64 * MIB
     derived_spaces: frozenset[int] = frozenset()
+    local_spaces: frozenset[int] = frozenset()
     retention: Callable[[], dict[str, Any]] = _no_retention
+    cautious_retention: Callable[[], dict[str, Any]] = _no_retention
     compaction_bytes_per_s: int = 192 * MIB
     manifest_rewrite_bytes: int = 4 * MIB
 

@@ -3,22 +3,24 @@
 A plan is made on the engine's thread, ``run()`` is called once from any thread (it touches nothing of the
 engine's that changes), and the matching ``on_*`` method of the engine takes the result on the engine's
 thread. A plan whose ``run`` raises FatalStorageError ends the process: what is on disk is then unknown,
-and a second fsync may report success although data is gone.
+and a second fsync may report success although data is gone. A ManifestPlan that fails otherwise has changed
+nothing; ``failed`` says so to the engine, which offers the same work again.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from respkv.base.errors import CorruptionError
+from respkv.base.errors import RespkvError, StorageFull
 from respkv.env.fs import AppendFile, FileSystem
 from respkv.storage.block_cache import BlockCache
 from respkv.storage.identity import UNNAMED, encode_identity, make_directory, parent_of
 from respkv.storage.manifest import ManifestLog, encode_current, write_manifest
-from respkv.storage.sstable.format import TableMeta
+from respkv.storage.quarantine import open_table
 from respkv.storage.sstable.reader import TableReader
 from respkv.storage.version import Edit, Version, table_path
-from respkv.storage.wal import FatalStorageError
+from respkv.storage.wal import FatalStorageError, is_disk_full
 
 
 @dataclass(slots=True)
@@ -54,23 +56,47 @@ class ManifestPlan:
     edits: list[Edit]
     version: Version
     removals: list[str]
+    on_failed: Callable[[ManifestPlan, Exception], None]
     opened: dict[int, TableReader] = field(default_factory=dict)
 
     def run(self) -> None:
-        """CorruptionError when a new table cannot be opened; the manifest is then untouched."""
-        try:
-            if self.edits:
+        """Do it all. Raises FatalStorageError; what else it raises is no end:
+
+        StorageFull, CorruptionError when a new table cannot be opened, other OSErrors: the manifest is
+        untouched, hand the exception to ``failed``. A dropped file that cannot be removed now is left for later.
+        """
+        if self.edits:
+            try:
                 self._open_tables()
-                # The edit may say that an older log is not needed any more, so the newer one's name and the
-                # new tables' names must outlive a crash first.
-                self.fs.sync_dir(f"{self.directory}/wal")
-                self.fs.sync_dir(f"{self.directory}/tables")
+                self._sync_names()
                 self.manifest.append(self.edits, self.version)
-            for path in self.removals:
-                if self.fs.exists(path):
-                    self.fs.remove(path)
+            except OSError as error:
+                if is_disk_full(error):
+                    raise StorageFull(f"manifest update failed: {error}") from error
+                raise
+        self.removals = [path for path in self.removals if not self._remove(path)]
+
+    def failed(self, error: Exception) -> None:
+        """``run`` has raised ``error``, which was not fatal: tell the engine, on its thread, in ``on_*``'s place."""
+        assert isinstance(error, OSError | RespkvError) and not isinstance(error, FatalStorageError)
+        self.on_failed(self, error)
+
+    def _sync_names(self) -> None:
+        """The edit may say that an older log is not needed any more, so the newer one's name and the new tables'
+        names must outlive a crash first."""
+        try:
+            self.fs.sync_dir(f"{self.directory}/wal")
+            self.fs.sync_dir(f"{self.directory}/tables")
         except OSError as error:
-            raise FatalStorageError(f"manifest update failed: {error}") from error
+            raise FatalStorageError(f"{self.directory}: sync failed: {error}") from error
+
+    def _remove(self, path: str) -> bool:
+        try:
+            if self.fs.exists(path):
+                self.fs.remove(path)
+        except OSError:
+            return False
+        return True
 
     def _open_tables(self) -> None:
         kept = {table.file_id for table in self.version.tables()}
@@ -115,8 +141,10 @@ class SnapshotPlan:
         fs.mkdir(f"{target}/wal")
         count = 0
         for table in self.version.tables():
-            fs.link(table_path(self.directory, table.file_id), table_path(target, table.file_id))
-            count += 1
+            source = table_path(self.directory, table.file_id)
+            if table.file_id not in self.version.quarantine or fs.exists(source):
+                fs.link(source, table_path(target, table.file_id))
+                count += 1
         fs.sync_dir(f"{target}/tables")
         fs.sync_dir(f"{target}/wal")
         write_manifest(fs, target, 1, self.version.snapshot_edit(log_number=0), 0).file.close()
@@ -126,14 +154,6 @@ class SnapshotPlan:
         fs.rename(target, self.path)
         fs.sync_dir(parent_of(self.path))
         return count
-
-
-def open_table(fs: FileSystem, path: str, meta: TableMeta, cache: BlockCache) -> TableReader:
-    """A reader for the table, its index verified. A missing file is corruption, never an empty table."""
-    try:
-        return TableReader(fs, path, meta, cache)
-    except FileNotFoundError as error:
-        raise CorruptionError(path, 0, "the manifest names a table that is not there") from error
 
 
 def remove_tree(fs: FileSystem, path: str) -> None:

@@ -3,11 +3,12 @@
 DIR holds ``LOCK IDENTITY CURRENT MANIFEST-<n> wal/ tables/ snapshots/ BALLAST``. Files of others beside them
 are left alone.
 
-``open_engine`` reads the manifest, replays
-the log by the torn-tail rule (see ``wal``), and writes what it replayed to a *new* segment which it syncs
-before anything is served: pages read back after a crash may never have reached the disk, so only a fresh
-copy is certain. Then a new manifest makes that segment the log, and only then the old files go. A crash
-anywhere in between leaves either the old state whole or the new one; recovery is idempotent.
+``open_engine`` reads the manifest and opens the tables. One that is damaged or missing is quarantined and does not
+stop the opening; one that was quarantined before is whole again if it verifies now. Then it replays the log by the
+torn-tail rule (see ``wal``), and writes what it replayed to a *new* segment which it syncs before anything is
+served: pages read back after a crash may never have reached the disk, so only a fresh copy is certain. Then a new
+manifest makes that segment the log, and only then the old files go. A crash anywhere in between leaves either the
+old state whole or the new one; recovery is idempotent.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from respkv.storage.manifest import (
 )
 from respkv.storage.memtable import Memtable
 from respkv.storage.options import EngineOptions
-from respkv.storage.plans import open_table
+from respkv.storage.quarantine import AnyTable, open_or_mark
 from respkv.storage.report import RecoveryReport
 from respkv.storage.version import Version, table_id, table_path
 from respkv.storage.wal import (
@@ -59,8 +60,8 @@ _ID_GAP: Final = 64
 def open_engine(fs: FileSystem, directory: str, options: EngineOptions, *, derive: Derive) -> Engine:
     """Open the store in ``directory``, recovering what a crash left; a new one where there is none.
 
-    ``derive(key, record)`` gives the index entries of a record. CorruptionError when durable data is
-    damaged or missing (nothing is changed then), FormatError when the files are not ours or too new,
+    ``derive(key, record)`` gives the index entries of a record. CorruptionError when durable data of log or
+    manifest is damaged or missing (nothing is changed then), FormatError when the files are not ours or too new,
     StorageFull when there is no room even to copy the log's tail. Time and memory: as the log is long.
     """
     make_directory(fs, directory)
@@ -74,10 +75,7 @@ def open_engine(fs: FileSystem, directory: str, options: EngineOptions, *, deriv
     state = _read_state(fs, directory)
     version = state.version
     cache = BlockCache(options.block_cache_bytes)
-    readers = {
-        table.file_id: open_table(fs, table_path(directory, table.file_id), table, cache)
-        for table in version.tables()
-    }
+    readers, quarantine = _open_tables(fs, directory, version, cache, report)
     table, last_lsn = _replay_segments(fs, directory, version, report)
     next_file = max(version.next_file, _highest_id(fs, directory) + 1 + _ID_GAP)
     log = _begin_segment(fs, directory, options, next_file, version.log_number, last_lsn, table)
@@ -87,7 +85,9 @@ def open_engine(fs: FileSystem, directory: str, options: EngineOptions, *, deriv
         memtable.count_entries(len(table), log.offset)
     for key, record in table.items():
         memtable.derived.update(derive(key, record))
-    version = Version(version.runs, next_file, last_lsn, next_file + 1, version.meta)
+    version = Version(
+        version.runs, next_file, last_lsn, next_file + 1, version.meta, quarantine, durable_lsn=log.last_lsn
+    )
     number = max([state.number, *_manifest_numbers(fs, directory)]) + 1
     try:
         manifest = ManifestLog(fs, directory, number, version, rewrite_bytes=options.manifest_rewrite_bytes)
@@ -108,6 +108,23 @@ def open_engine(fs: FileSystem, directory: str, options: EngineOptions, *, deriv
         next_file=version.next_file,
     )
     return Engine(fs, directory, options, catalog=catalog, log=log, memtable=memtable, recovery=report)
+
+
+def _open_tables(
+    fs: FileSystem, directory: str, version: Version, cache: BlockCache, report: RecoveryReport
+) -> tuple[dict[int, AnyTable], dict[int, str]]:
+    """A reader for each table of ``version``, and what is wrong with which."""
+    readers: dict[int, AnyTable] = {}
+    quarantine: dict[int, str] = {}
+    for table in version.tables():
+        path, marked = table_path(directory, table.file_id), version.quarantine.get(table.file_id)
+        readers[table.file_id], problem = open_or_mark(fs, path, table, cache, marked)
+        if problem is not None:
+            quarantine[table.file_id] = problem
+            report.damaged.append((path, problem))
+        elif marked is not None:
+            report.healed.append(path)
+    return readers, quarantine
 
 
 def _read_state(fs: FileSystem, directory: str) -> ManifestState:
@@ -147,7 +164,9 @@ def _replay_segments(
         raise CorruptionError(
             segment_path(directory, version.log_number), 0, "the manifest names a missing segment"
         )
-    result = replay(fs, files, SEGMENT_MAGIC, version.log_lsn, take)
+    result = replay(
+        fs, files, SEGMENT_MAGIC, version.log_lsn, take, known_durable_lsn=version.durable_lsn
+    )
     report.records = result.records
     report.dropped_bytes = result.dropped_bytes
     report.last_lsn = result.last_lsn

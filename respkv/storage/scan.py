@@ -5,12 +5,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from respkv.storage.sstable.reader import TableReader
+from respkv.storage.quarantine import AnyTable
 
 Entries = Iterator[tuple[bytes, bytes]]
 
 
-def scan_tables(readers: list[TableReader], start: bytes, end: bytes | None, wait: bool) -> Entries:
+def scan_tables(readers: list[AnyTable], start: bytes, end: bytes | None, wait: bool) -> Entries:
     """One run's entries: its tables are disjoint and ascend. ReadMiss unless ``wait``."""
     for reader in readers:
         yield from reader.scan(start, end, wait=wait)

@@ -4,8 +4,11 @@ A run is a set of tables with disjoint key ranges and of one age; of two runs th
 run's record counts. ``sequence`` orders runs by age: a flush takes its segment's file id, a compaction the
 sequence of its newest input. Only runs adjacent in age are merged, so that order stays true.
 
+A table that was found damaged stays in its run and is *quarantined*: reads of what it has lost are errors, never
+"not there", and no compaction touches it, until it is dropped or found whole again.
+
 Invariants: runs stand newest first with distinct sequences; tables of a run ascend without overlap; a file
-id occurs once.
+id occurs once; only tables that are there are quarantined.
 """
 
 from __future__ import annotations
@@ -13,10 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 
 from respkv.base.errors import FormatError
 from respkv.storage.sstable.format import TableMeta
+
+_EDIT_PARTS: Final = frozenset(
+    ("next_file", "add", "drop", "log_number", "log_lsn", "meta", "full", "quarantine", "durable_lsn")
+)
 
 
 def table_path(directory: str, file_id: int) -> str:
@@ -60,7 +67,8 @@ class Edit:
 
     ``log_number`` is the oldest segment still needed, ``log_lsn`` the last lsn before it; None leaves them
     as they are. ``full`` marks the first edit of a manifest: it starts from nothing. A meta value of None
-    deletes that name.
+    deletes that name. ``quarantine`` says of tables what is wrong with them, None that they are whole again.
+    ``durable_lsn``: the log is known to be synced up to there, so it must not end before.
     """
 
     add: tuple[Run, ...] = ()
@@ -70,6 +78,8 @@ class Edit:
     next_file: int = 0
     meta: dict[str, bytes | None] = field(default_factory=dict)
     full: bool = False
+    quarantine: dict[int, str | None] = field(default_factory=dict)
+    durable_lsn: int = 0
 
     def to_json(self) -> dict[str, Any]:
         data: dict[str, Any] = {"next_file": self.next_file}
@@ -85,12 +95,16 @@ class Edit:
             data["meta"] = {name: None if value is None else value.hex() for name, value in self.meta.items()}
         if self.full:
             data["full"] = True
+        if self.quarantine:
+            data["quarantine"] = {str(file_id): reason for file_id, reason in self.quarantine.items()}
+        if self.durable_lsn:
+            data["durable_lsn"] = self.durable_lsn
         return data
 
     @staticmethod
     def from_json(data: dict[str, Any]) -> Edit:
         """FormatError when ``data`` has parts this program does not know."""
-        unknown = set(data) - {"next_file", "add", "drop", "log_number", "log_lsn", "meta", "full"}
+        unknown = set(data) - _EDIT_PARTS
         if unknown:
             raise FormatError(f"manifest edit with unknown parts: {', '.join(sorted(unknown))}")
         return Edit(
@@ -104,18 +118,22 @@ class Edit:
                 for name, value in data.get("meta", {}).items()
             },
             full=data.get("full", False),
+            quarantine={int(file_id): reason for file_id, reason in data.get("quarantine", {}).items()},
+            durable_lsn=data.get("durable_lsn", 0),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """All that the manifest says at one moment."""
+    """All that the manifest says at one moment. ``quarantine``: what is wrong with which table."""
 
     runs: tuple[Run, ...] = ()
     log_number: int = 0
     log_lsn: int = 0
     next_file: int = 1
     meta: dict[str, bytes] = field(default_factory=dict)
+    quarantine: dict[int, str] = field(default_factory=dict)
+    durable_lsn: int = 0
 
     def apply(self, edit: Edit) -> Version:
         """The version after ``edit``. ValueError when it drops a table that is not there."""
@@ -135,12 +153,16 @@ class Version:
         runs.extend(run for run in edit.add if run.tables)
         runs.sort(key=lambda run: run.sequence, reverse=True)
         meta = {name: value for name, value in {**base.meta, **edit.meta}.items() if value is not None}
+        left = {table.file_id for run in runs for table in run.tables}
+        marks = {**base.quarantine, **edit.quarantine}.items()
         version = Version(
             tuple(runs),
             base.log_number if edit.log_number is None else edit.log_number,
             base.log_lsn if edit.log_lsn is None else edit.log_lsn,
             max(base.next_file, edit.next_file),
             meta,
+            {file_id: reason for file_id, reason in marks if reason is not None and file_id in left},
+            max(base.durable_lsn, edit.durable_lsn),
         )
         problem = version.problem()
         if problem:
@@ -148,7 +170,7 @@ class Version:
         return version
 
     def snapshot_edit(self, *, log_number: int | None = None) -> Edit:
-        """The one edit that makes this version from nothing."""
+        """The one edit that makes this version from nothing; for a copy without this log, ``log_number`` is 0."""
         return Edit(
             add=self.runs,
             log_number=self.log_number if log_number is None else log_number,
@@ -156,6 +178,8 @@ class Version:
             next_file=self.next_file,
             meta=dict(self.meta),
             full=True,
+            quarantine=dict(self.quarantine),
+            durable_lsn=self.durable_lsn if log_number is None else 0,
         )
 
     def tables(self) -> Iterable[TableMeta]:
@@ -182,6 +206,8 @@ class Version:
             for left, right in pairwise(run.tables):
                 if left.largest >= right.smallest:
                     return f"tables {left.file_id} and {right.file_id} of run {run.sequence} overlap"
+        if not self.quarantine.keys() <= set(ids):
+            return "a table is quarantined that is not there"
         return None
 
     def check_invariants(self) -> None:

@@ -8,8 +8,9 @@ Both the write-ahead log (``wal/<id>.log``, called segments) and the manifest us
     record  = magic u16 | payload len u32 | type u8 | lsn u64 | durable lsn u64 | payload
               | xxh3_64 of all before, seeded with (file id << 40) + offset of the record
 
-Integers are little-endian. Types: 1 BATCH (entries, see ``write_batch``), 2 END (a segment is closed;
-no payload, lsn of the last batch), 3 EDIT (manifest).
+Integers are little-endian. Types: 1 BATCH (entries, see ``write_batch``), 2 END (a segment is closed), 3 EDIT
+(manifest), 4 MARK (only says how far the log is durable). END and MARK have no payload and the lsn of the last
+batch.
 
 Invariants: lsns of batches and edits are consecutive, across files too. ``durable lsn`` is the highest
 lsn known to be synced when the record was written. The seed rejects records that were recycled,
@@ -17,8 +18,9 @@ misplaced or copied from elsewhere. A closed segment ends with END, so a reader 
 (the flush job) can tell a cut one.
 
 Torn-tail rule: at the first invalid record, of expected lsn L, look for any valid record (or later
-header) whose durable lsn is L or more. There is one: durable data was destroyed, which is corruption
-and never truncated silently. None: nothing from L on was ever promised; it is dropped.
+header) whose durable lsn is L or more, or ask the manifest, which knows a durable lsn too. There is one: durable
+data was destroyed, which is corruption and never truncated silently. None: nothing from L on was ever promised;
+it is dropped. No record can say of itself that it is durable: a MARK behind the last one does, once it is.
 The witness idea follows RocksDB's point-in-time recovery; why unsynced pages cannot be trusted:
 Rebello et al., "Can Applications Recover from fsync Failures?" (2020).
 """
@@ -43,6 +45,7 @@ MANIFEST_MAGIC: Final = b"RKVMAN"
 BATCH: Final = 1
 END: Final = 2
 EDIT: Final = 3
+MARK: Final = 4
 
 _HEADER: Final = Struct("<6sHQQQQ")
 HEADER_BYTES: Final = _HEADER.size + 8
@@ -130,10 +133,29 @@ class LogWriter:
         self.last_lsn = lsn
         return lsn
 
+    def append_all(self, kind: int, payloads: list[bytes], durable_lsn: int) -> None:
+        """Write records in one write: all or, with OSError, none of them."""
+        lsn, offset = self.last_lsn, self.offset
+        parts: list[bytes] = []
+        for payload in payloads:
+            lsn += 1
+            part = self._encode(kind, lsn, payload, durable_lsn, offset)
+            parts.append(part)
+            offset += len(part)
+        self._write(b"".join(parts))
+        self.last_lsn = lsn
+
     def append_end(self, durable_lsn: int) -> None:
         """Mark the file as complete."""
-        data = _RECORD.pack(_RECORD_MAGIC, 0, END, self.last_lsn, durable_lsn)
-        self._write(data + U64.pack(checksum(data, (self.file_id << 40) + self.offset)))
+        self._write(self._encode(END, self.last_lsn, b"", durable_lsn, self.offset))
+
+    def append_mark(self, durable_lsn: int) -> None:
+        """Say how far the log is durable, where no batch follows that would."""
+        self._write(self._encode(MARK, self.last_lsn, b"", durable_lsn, self.offset))
+
+    def _encode(self, kind: int, lsn: int, payload: bytes, durable_lsn: int, offset: int) -> bytes:
+        data = _RECORD.pack(_RECORD_MAGIC, len(payload), kind, lsn, durable_lsn) + payload
+        return data + U64.pack(checksum(data, (self.file_id << 40) + offset))
 
     def _write(self, data: bytes) -> None:
         self.file.write(data)
@@ -147,7 +169,8 @@ class LogReader:
     """Reads one log file from front to back, a megabyte at a time.
 
     ``offset`` is where the next record is expected; after ``records`` has ended it is where the valid
-    part ends, ``last_lsn`` the last valid lsn, ``ended`` whether an END record closed the file.
+    part ends, ``last_lsn`` the last valid lsn, ``durable_lsn`` the highest that was called durable, ``ended``
+    whether an END record closed the file.
     """
 
     __slots__ = (
@@ -155,6 +178,7 @@ class LogReader:
         "_buffer",
         "_data",
         "_file",
+        "durable_lsn",
         "ended",
         "file_id",
         "last_lsn",
@@ -175,6 +199,7 @@ class LogReader:
         self.size = file.size()
         self.offset = 0
         self.last_lsn = 0
+        self.durable_lsn = 0
         self.ended = False
 
     def close(self) -> None:
@@ -197,6 +222,7 @@ class LogReader:
             raise FormatError(f"{self.path}: format version {version}, this program knows {VERSION}")
         self.offset = HEADER_BYTES
         self.last_lsn = header.previous_lsn
+        self.durable_lsn = header.durable_lsn
         return header
 
     def records(self) -> Iterator[LogRecord]:
@@ -205,14 +231,16 @@ class LogReader:
             record = self._record_at(self.offset)
             if record is None:
                 return
-            if record.lsn != self.last_lsn + (record.kind != END):
+            aside = record.kind in (END, MARK)
+            if record.lsn != self.last_lsn + (not aside):
                 return
             self.offset += RECORD_OVERHEAD + len(record.payload)
             self.last_lsn = record.lsn
+            self.durable_lsn = max(self.durable_lsn, record.durable_lsn)
             if record.kind == END:
                 self.ended = True
-                return
-            yield record
+            elif not aside:
+                yield record
 
     def witness(self, offset: int, lsn: int) -> int | None:
         """Where, from ``offset`` on, a valid record says that ``lsn`` is durable; None: nowhere.
@@ -224,7 +252,7 @@ class LogReader:
             if self._hold(at, _RECORD.size):
                 _, length, kind, record_lsn, durable_lsn = _RECORD.unpack_from(self._buffer, at - self._base)
                 plausible = (
-                    kind in (BATCH, END, EDIT)
+                    kind in (BATCH, END, EDIT, MARK)
                     and lsn <= durable_lsn <= record_lsn
                     and at + RECORD_OVERHEAD + length <= self.size
                 )
@@ -301,12 +329,32 @@ def replay(
     magic: bytes,
     last_lsn: int,
     apply: Callable[[LogRecord], None],
+    *,
+    known_durable_lsn: int = 0,
 ) -> Replay:
     """Read ``files`` (id, path; in order) and give each record after ``last_lsn`` to ``apply``.
 
     The files are one log: each names its predecessor's last lsn. Follows the torn-tail rule of the
-    module's docstring and raises CorruptionError when durable data is missing.
+    module's docstring and raises CorruptionError when durable data is missing, that is also when the log ends
+    before ``known_durable_lsn``.
     """
+    result = _replay(fs, files, magic, last_lsn, apply)
+    if result.last_lsn < known_durable_lsn:
+        raise CorruptionError(
+            files[-1][1] if files else "the log",
+            0,
+            f"no valid record of lsn {result.last_lsn + 1}, though lsn {known_durable_lsn} is known to be durable",
+        )
+    return result
+
+
+def _replay(
+    fs: FileSystem,
+    files: list[tuple[int, str]],
+    magic: bytes,
+    last_lsn: int,
+    apply: Callable[[LogRecord], None],
+) -> Replay:
     durable_lsn = last_lsn
     count = 0
     for index, (file_id, path) in enumerate(files):
@@ -318,14 +366,13 @@ def replay(
                 return Replay(
                     last_lsn, durable_lsn, count, _drop_tail(fs, reader, files[index:], last_lsn + 1)
                 )
-            durable_lsn = max(durable_lsn, header.durable_lsn)
             for record in reader.records():
                 if record.kind not in (BATCH, EDIT):
                     raise CorruptionError(path, record.offset, f"unknown record type {record.kind}")
                 apply(record)
-                durable_lsn = max(durable_lsn, record.durable_lsn)
                 count += 1
             last_lsn = reader.last_lsn
+            durable_lsn = max(durable_lsn, reader.durable_lsn)
             if index == len(files) - 1:
                 dropped = _drop_tail(fs, reader, files[index:], last_lsn + 1)
                 return Replay(last_lsn, durable_lsn, count, dropped)

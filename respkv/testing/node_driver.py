@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from respkv.base.errors import StorageFull
+from respkv.base.errors import CorruptionError, StorageFull
 from respkv.commands.session import Pending, Session
 from respkv.config.parser import load
 from respkv.config.store import ConfigStore
@@ -214,6 +214,8 @@ class NodeDriver:
                 result = count_job(self.fs, job.spec, no_pause)
         except StorageFull:
             self.node.on_job_failed(job, DISK_FULL)
+        except CorruptionError as damage:
+            self.node.on_job_failed(job, f"CorruptionError: {damage}")
         else:
             self.node.on_job_done(job, result)
 
@@ -221,6 +223,9 @@ class NodeDriver:
         fetches = self.node.take_fetches()
         for fetch in fetches:
             for request in fetch.requests:
-                request.install(request.read())
+                try:
+                    request.install(request.read())
+                except CorruptionError as damage:
+                    self.node.on_fetch_failed(request, damage)
             fetch.done()
         return bool(fetches)

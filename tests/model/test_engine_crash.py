@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from respkv.base.errors import CorruptionError, FormatError
+from respkv.base.errors import CorruptionError, FormatError, StorageFull
 from respkv.env.rng import Rng, seeded
 from respkv.storage.engine import Engine
 from respkv.storage.identity import open_directory
@@ -88,9 +88,12 @@ class Session:
             if self.edits is None:
                 self.edits = engine.manifest_plan()
             else:
-                self.edits.run()
-                engine.on_manifest_synced(self.edits)
-                self.edits = None
+                plan, self.edits = self.edits, None
+                if self.rng.random() < 0.1:
+                    self.fail_for_want_of_space(plan)
+                else:
+                    plan.run()
+                    engine.on_manifest_synced(plan)
         elif draw < 0.94:
             engine.rotate()
         elif draw < 0.98:
@@ -102,6 +105,18 @@ class Session:
             engine.on_snapshot_done(self.snapshot)
             self.snapshot = None
         self.durable = max(self.durable, self.marks[engine.durable_lsn])
+
+    def fail_for_want_of_space(self, plan: Any) -> None:
+        """The plan finds the disk full, or just not: what it has not done it must not have begun."""
+        self.fs.capacity = self.fs.used()
+        try:
+            plan.run()
+        except StorageFull as error:
+            plan.failed(error)
+        else:
+            self.driver.engine.on_manifest_synced(plan)
+        finally:
+            self.fs.capacity = None
 
     def commit(self) -> None:
         engine = self.driver.engine
@@ -165,6 +180,9 @@ def crash_story(seed: int, *, rounds: int = 4, spoil: Callable[[str], bool] | No
             for _ in range(200):
                 session.step()
                 durable = session.durable
+            if session.edits is None:
+                # A stop in order, with or without a last sync.
+                session.driver.engine.close()
         except PowerLoss:
             if session is None:
                 in_recovery += 1

@@ -137,11 +137,10 @@ def test_a_newer_format_is_refused() -> None:
         NodeDriver(fs=fs)
 
 
-@pytest.mark.parametrize("lost", ["table", "segment", "current"])
+@pytest.mark.parametrize("lost", ["segment", "current"])
 def test_missing_files_are_corruption_never_an_empty_store(lost: str) -> None:
     fs = written(flush=True)
     path = {
-        "table": files(fs, "tables")[0],
         "segment": files(fs, "wal")[-1],
         "current": f"{DIRECTORY}/CURRENT",
     }[lost]

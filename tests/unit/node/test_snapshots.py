@@ -27,8 +27,10 @@ def snapshot(driver: NodeDriver) -> list[str]:
     return told
 
 
-def restored(fs: SimulatedFileSystem, path: str, clock: ManualClock, **values: str) -> NodeDriver:
-    """A node on a copy of the snapshot."""
+def restored(
+    fs: SimulatedFileSystem, path: str, clock: ManualClock, *, recount: bool = True, **values: str
+) -> NodeDriver:
+    """A node on a copy of the snapshot; ``recount``: key counts that are not exact have been made anew."""
     target = SimulatedFileSystem()
     target.mkdir(DIRECTORY)
 
@@ -44,7 +46,8 @@ def restored(fs: SimulatedFileSystem, path: str, clock: ManualClock, **values: s
 
     copy("")
     driver = NodeDriver(fs=target, clock=clock, **values)
-    driver.work()  # Its key counts may have to be made anew.
+    if recount:
+        driver.work()
     return driver
 
 
@@ -81,6 +84,40 @@ def test_a_snapshot_opens_and_equals_the_store_as_it_was() -> None:
     (name,) = names(driver)
     other = restored(driver.fs, f"{driver.node.snapshots.path}/{name}", driver.clock)
     assert contents(other.connect()) == before
+
+
+def test_counts_that_were_exact_are_exact_at_once_in_a_restored_store() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for round_ in range(2):
+        fill(client)
+        driver.pass_time(1_000_000)
+        assert driver.node.keyspace.counts.is_exact()
+        assert snapshot(driver) == [""]
+        client.call("SET", f"after{round_}", "v")
+        (name,) = names(driver)
+        path = f"{driver.node.snapshots.path}/{name}"
+        other = restored(driver.fs, path, driver.clock, recount=False)
+        assert other.node.keyspace.counts.exact and other.node.next_job() is None
+        assert other.connect().call("DBSIZE") == b":%d\r\n" % (301 + round_)
+
+
+def test_counts_of_a_store_that_was_flushed_meanwhile_are_not_taken_for_exact() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    fill(client)
+    driver.pass_time(1_000_000)
+    driver.node.begin_cycle()
+    driver.node.snapshot(lambda problem: None)
+    client.call("FLUSHALL")
+    driver.work()
+    driver.pass_time(200_000)
+    (name,) = names(driver)
+    path = f"{driver.node.snapshots.path}/{name}"
+    other = restored(driver.fs, path, driver.clock, recount=False)
+    assert not other.node.keyspace.counts.exact
+    other.work()
+    assert other.connect().call("DBSIZE") == b":301\r\n"
 
 
 def test_a_snapshot_survives_the_loss_of_power() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from respkv.node.timers import Timers
 
 
@@ -55,3 +57,20 @@ def test_many_cancelled_timers_cost_nothing_later() -> None:
     for n in range(1000):
         timers.at(n, lambda: None)()
     assert timers.next_us() is None and timers.run(5000) == 0
+
+
+def test_an_action_that_raises_leaves_the_others_due_in_their_order() -> None:
+    timers, ran = Timers(), []
+
+    def bad() -> None:
+        raise ValueError("bad")
+
+    timers.at(10, bad)
+    timers.at(10, lambda: ran.append("a"))
+    cancel = timers.at(11, lambda: ran.append("never"))
+    timers.at(12, lambda: ran.append("b"))
+    with pytest.raises(ValueError, match="bad"):
+        timers.run(20)
+    assert ran == [] and timers.next_us() == 10
+    cancel()
+    assert timers.run(20) == 2 and ran == ["a", "b"]

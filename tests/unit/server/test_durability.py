@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from respkv.base.errors import CorruptionError
+from respkv.base.errors import CorruptionError, StorageFull
 from respkv.server.durability import LAZY_PERIOD_US, PERIOD_US, SYNC_BYTES, Durability
 from respkv.server.errands import READ_AGAIN_US, Errands
 from respkv.server.lanes import Lane
+from respkv.storage.wal import FatalStorageError
 from tests.unit.server.fake_node import FakeClock, FakeNode, FakePlan
 
 
@@ -207,6 +208,9 @@ class ErrandNode(FakeNode):
         taken, self.fetches = self.fetches, []
         return taken
 
+    def on_fetch_failed(self, request: Any, error: Exception) -> None:
+        self.events.append(("unreadable", request, error))
+
     def next_job(self) -> Any:
         return self.jobs.pop(0) if self.jobs else None
 
@@ -257,16 +261,42 @@ def test_looking_goes_on_until_it_is_stopped() -> None:
     assert len(office.jobs) == 1 and office.later == []
 
 
-def test_a_failed_edit_is_fatal() -> None:
+@pytest.mark.parametrize("error", [FatalStorageError("sync failed"), ValueError("a bug")])
+def test_an_edit_whose_sync_failed_is_fatal(error: Exception) -> None:
     office = Office()
 
     def fail() -> None:
-        raise OSError("EIO")
+        raise error
 
     office.node.manifests = [FakePlan(0, fail)]
     office.errands.pull()
     office.edits.step()
-    assert len(office.fatal) == 1 and office.node.events == []
+    assert office.fatal == [error] and office.node.events == []
+
+
+class FailingPlan(FakePlan):
+    """Raises, and notes that it was told."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(0)
+        self.error = error
+        self.told: list[Exception] = []
+
+    def run(self) -> None:
+        raise self.error
+
+    def failed(self, error: Exception) -> None:
+        self.told.append(error)
+
+
+@pytest.mark.parametrize("error", [StorageFull("full"), CorruptionError("t", 0, "bad"), OSError("EMFILE")])
+def test_an_edit_that_failed_otherwise_goes_back_to_the_node(error: Exception) -> None:
+    office = Office()
+    plan = FailingPlan(error)
+    office.node.manifests = [plan]
+    office.errands.pull()
+    office.edits.step()
+    assert plan.told == [error] and office.fatal == [] and office.node.events == []
 
 
 @pytest.mark.parametrize(("error", "problem"), [(None, ""), (OSError("no space"), "no space")])
@@ -301,6 +331,7 @@ def test_a_damaged_block_is_left_to_the_reader() -> None:
     office.errands.after_cycle()
     office.reads.step()
     assert fetch.count == 1 and fetch.requests[0].installed is None
+    assert [event[:2] for event in office.node.events] == [("unreadable", fetch.requests[0])]
 
 
 def test_an_unreadable_block_is_tried_again_later() -> None:
@@ -310,6 +341,7 @@ def test_an_unreadable_block_is_tried_again_later() -> None:
     office.errands.after_cycle()
     office.reads.step()
     assert fetch.count == 0 and "Input/output error" in office.log[0]
+    assert [event[:2] for event in office.node.events] == [("unreadable", fetch.requests[0])]
     delay_us, action = office.later.pop()
     action()
     assert delay_us == READ_AGAIN_US and fetch.count == 1

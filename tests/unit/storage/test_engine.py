@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from respkv.base.errors import CorruptionError, ReadMiss, RespkvError
+from respkv.base.errors import ReadMiss, RespkvError
 from respkv.env.rng import seeded
 from respkv.storage.engine import Engine
 from respkv.storage.identity import open_directory
@@ -44,6 +44,30 @@ def fill(engine: Engine, numbers: range, *, stamp: int = 0, per_commit: int = 10
         if number % per_commit == 0:
             engine.commit()
     engine.commit()
+
+
+def test_a_batch_is_overfull_by_its_bytes_or_by_its_entries() -> None:
+    engine = opened(SimulatedFileSystem(), EngineOptions(ballast_bytes=0)).engine
+    assert not engine.overfull()
+    for number in range(3):
+        engine.put(key(number), bytes(900_000))
+        assert engine.overfull() == (number == 2)
+    assert engine.overfull()
+    engine.commit()
+    assert not engine.overfull()
+    engine.put(key(1), bytes(1_200_000))
+    assert not engine.overfull()
+    engine.commit()
+    engine.put(key(1), bytes(10))
+    engine.put(key(2), bytes(1_200_000))
+    assert not engine.overfull(), "an earlier batch does not count"
+    engine.put(key(2), bytes(1_200_000))
+    assert engine.overfull()
+    engine.commit()
+    for number in range(1024):
+        assert not engine.overfull()
+        engine.put(key(number), b"\x01")
+    assert engine.overfull()
 
 
 def test_the_newest_record_is_found_wherever_it_is() -> None:
@@ -391,50 +415,6 @@ def test_other_errors_at_rotation_are_fatal() -> None:
     fs.write_file(segment_path("/d", engine.memtable.segment_id + 1), b"in the way")
     with pytest.raises(FatalStorageError, match="exists"):
         engine.rotate()
-
-
-def test_a_failed_manifest_sync_is_fatal_and_changes_nothing() -> None:
-    fs = SimulatedFileSystem()
-    driver = opened(fs)
-    fill(driver.engine, range(50))
-    driver.engine.rotate()
-    assert driver.run_job()
-    fs.fail_syncs = lambda path: "MANIFEST" in path
-    with pytest.raises(FatalStorageError, match="manifest"):
-        driver.run_manifest()
-    assert driver.engine.manifest_plan() is None, "the plan is still out"
-    fs.fail_syncs = lambda path: False
-    after = opened(fs.crash(seeded(1)))
-    after.engine.check_invariants()
-
-
-def test_a_damaged_new_table_stops_the_plan_before_the_manifest() -> None:
-    fs = SimulatedFileSystem()
-    driver = opened(fs)
-    fill(driver.engine, range(50))
-    driver.engine.rotate()
-    job = driver.engine.next_job()
-    assert job is not None
-    result = driver.work(job)
-    driver.engine.on_job_done(job.id, result)
-    path = table_path("/d", result["tables"][0]["file_id"])
-    fs.flip(path, fs.size(path) - 1, 0)
-    before = driver.engine.stats()["manifest_bytes"]
-    with pytest.raises(CorruptionError):
-        driver.run_manifest()
-    assert driver.engine.stats()["manifest_bytes"] == before
-
-
-def test_a_table_that_is_not_there_is_corruption() -> None:
-    fs = SimulatedFileSystem()
-    driver = opened(fs)
-    fill(driver.engine, range(50))
-    driver.engine.rotate()
-    driver.settle()
-    (name,) = fs.listdir("/d/tables")
-    fs.remove(f"/d/tables/{name}")
-    with pytest.raises(CorruptionError, match="not there"):
-        opened(fs)
 
 
 def test_pressure_grows_with_the_second_memtable_and_with_runs() -> None:

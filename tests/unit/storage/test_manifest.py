@@ -20,7 +20,7 @@ from respkv.storage.manifest import (
 )
 from respkv.storage.sstable.format import TableMeta
 from respkv.storage.version import Edit, Run, Version
-from respkv.storage.wal import EDIT, MANIFEST_MAGIC, LogHeader, LogWriter
+from respkv.storage.wal import EDIT, MANIFEST_MAGIC, FatalStorageError, LogHeader, LogWriter
 from respkv.testing.disk import PowerLoss, SimulatedFileSystem
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -99,8 +99,39 @@ def test_a_failing_sync_is_not_passed_over() -> None:
     fs = disk()
     log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=10)
     fs.fail_syncs = lambda path: True
-    with pytest.raises(OSError, match="input/output"):
+    with pytest.raises(FatalStorageError, match="input/output"):
         grow(log, Version(), range(1, 2))
+
+
+def test_edits_that_found_no_room_can_be_written_later() -> None:
+    """The first of two edits fits, the second does not: none may be there, or the next try would repeat it."""
+    fs = disk()
+    log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=400)
+    edits = [Edit(add=(run(number),)) for number in (1, 2)]
+    version = Version().apply(edits[0]).apply(edits[1])
+    spare = ManifestLog(disk(), "/d", 1, Version())
+    room = spare.append(edits[:1], version)
+    fs.truncate("/d/MANIFEST-000001", log.size() + room)
+    fs.capacity = fs.used()
+    with pytest.raises(OSError, match="no space"):
+        log.append(edits, version)
+    assert read_manifest(fs, "/d", 1).version == Version()
+    fs.capacity = None
+    log.append(edits, version)
+    assert read_manifest(fs, "/d", 1).version == version
+
+
+def test_a_rewrite_that_fails_goes_on_in_the_old_manifest_and_is_tried_again() -> None:
+    fs = disk()
+    log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=10)
+    version = Version().apply(Edit(add=(run(1),)))
+    fs.fail_syncs = lambda path: path.endswith("MANIFEST-000002")
+    log.append([Edit(add=(run(1),))], version)
+    assert log.number == 1 and read_manifest(fs, "/d", 1).version == version
+    fs.fail_syncs = lambda path: False
+    version = version.apply(Edit(meta={"a": b"1"}))
+    log.append([Edit(meta={"a": b"1"})], version)
+    assert read_current(fs, "/d") == 2 and read_manifest(fs, "/d", 2).version == version
 
 
 def test_every_crash_during_growth_leaves_a_prefix_with_all_that_was_acknowledged() -> None:

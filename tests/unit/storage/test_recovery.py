@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import errno
+
 import pytest
 
 from respkv.base.errors import CorruptionError, FormatError, StorageFull
 from respkv.env.rng import seeded
 from respkv.storage.engine import Engine
 from respkv.storage.identity import UNNAMED, encode_identity, read_identity
+from respkv.storage.jobs import flush_job
 from respkv.storage.manifest import encode_current
 from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_directory, open_engine
-from respkv.storage.wal import segment_path
+from respkv.storage.wal import RECORD_OVERHEAD, FatalStorageError, LogWriter, segment_path
 from respkv.testing.disk import SimulatedFileSystem
 
 OPTIONS = EngineOptions(memtable_bytes=1 << 16, ballast_bytes=1 << 12, derived_spaces=frozenset({3}))
@@ -225,7 +228,7 @@ def test_identity_is_made_once_and_read_again() -> None:
     assert not directory.fresh and directory.node_id == b"i" * 16
     assert (
         fs.read_all("/d/IDENTITY")
-        == b"respkv 1\nnode 69696969696969696969696969696969\nsum 0485c1a3c7abc91f\n"
+        == b"respkv 2\nnode 69696969696969696969696969696969\nsum 66edb1eb2e3db166\n"
     )
 
 
@@ -253,7 +256,8 @@ def test_files_of_redis_in_the_directory_are_tolerated() -> None:
         ("CURRENT", encode_current(1), "--dir"),
         ("tables/x.sst", b"", "--dir"),
         ("IDENTITY", b"hello\n", "--dir"),
-        ("IDENTITY", b"respkv 2\nnode 00\n", "version 2"),
+        ("IDENTITY", b"respkv 3\nnode 00\n", "version 3, .* start a newer one"),
+        ("IDENTITY", b"respkv 1\nnode 00\n", "version 1, .* copy its keys"),
     ],
 )
 def test_foreign_and_newer_directories_are_refused(name: str, data: bytes, match: str) -> None:
@@ -268,9 +272,9 @@ def test_foreign_and_newer_directories_are_refused(name: str, data: bytes, match
 @pytest.mark.parametrize(
     "data",
     [
-        b"respkv 1\nnode xx\n",
-        b"respkv 1\n",
-        b"respkv 1\nnode 00\nsum 0\n",
+        b"respkv 2\nnode xx\n",
+        b"respkv 2\n",
+        b"respkv 2\nnode 00\nsum 0\n",
         encode_identity(b"i" * 16)[:-1],
         encode_identity(b"i" * 16).replace(b"6", b"7", 1),
     ],
@@ -289,3 +293,149 @@ def test_a_file_where_a_directory_must_be() -> None:
     fs.write_file("/d/wal", b"notes")
     with pytest.raises(FormatError, match="is a file"):
         opened(fs)
+
+
+def last_record(fs: SimulatedFileSystem, engine: Engine) -> int:
+    """A place in the newest record of the only segment."""
+    return int(engine.stats()["wal_bytes"]) - 10
+
+
+def test_rot_in_the_last_record_after_a_clean_stop_is_corruption() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+    place = last_record(fs, engine)
+    engine.close()
+    again = opened(fs.copy())
+    assert again.get(b"\x00k4") == b"v4" and again.recovery.dropped_bytes == 0
+    fs.flip(only_segment(fs), place, 1)
+    with pytest.raises(CorruptionError, match="durable"):
+        opened(fs)
+
+
+def test_rot_that_takes_the_end_of_the_log_too_is_known_from_the_manifest() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+    place = last_record(fs, engine)
+    engine.close()
+    path = only_segment(fs)
+    fs.open_append(path, place - 30).write(bytes(200))
+    with pytest.raises(CorruptionError, match="known to be durable"):
+        opened(fs)
+
+
+def test_a_stop_without_a_sync_promises_nothing() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    place = last_record(fs, engine)
+    engine.close()
+    fs.flip(only_segment(fs), place, 1)
+    assert opened(fs).recovery.last_lsn == 4
+
+
+def test_a_quiet_log_vouches_for_its_last_record() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    engine.tick()
+    size = engine.stats()["wal_bytes"]
+    sync(engine)
+    place = last_record(fs, engine)
+    engine.tick()
+    engine.tick()
+    assert engine.stats()["wal_bytes"] == size + RECORD_OVERHEAD, "once, and only when all is durable"
+    torn = fs.copy()
+    torn.flip(only_segment(fs), place, 1)
+    with pytest.raises(CorruptionError, match="durable"):
+        opened(torn)
+    engine.put(b"\x00more", b"1")
+    engine.commit()
+    assert opened(fs.copy()).get(b"\x00more") == b"1"
+
+
+def test_a_closed_segment_is_vouched_for_once_it_is_synced() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    place = last_record(fs, engine)
+    first = only_segment(fs)
+    engine.rotate()
+    sync(engine)
+    engine.tick()
+    fs.flip(first, place, 1)
+    with pytest.raises(CorruptionError, match="durable"):
+        opened(fs)
+
+
+def test_what_was_replayed_is_vouched_for_by_the_new_manifest() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5)
+    fs = fs.copy()
+    engine = opened(fs)
+    place = last_record(fs, engine)
+    fs.flip(only_segment(fs), place, 1)
+    with pytest.raises(CorruptionError, match="known to be durable"):
+        opened(fs.copy())
+
+
+def test_a_mark_without_room_is_left_out_and_other_errors_are_fatal(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+
+    def fail(code: int) -> None:
+        def append_mark(self: LogWriter, durable_lsn: int) -> None:
+            raise OSError(code, "no")
+
+        monkeypatch.setattr(LogWriter, "append_mark", append_mark)
+
+    fail(errno.ENOSPC)
+    engine.tick()
+    engine.put(b"\x00a", b"1")
+    engine.commit()
+    sync(engine)
+    fail(errno.EIO)
+    with pytest.raises(FatalStorageError, match="append failed"):
+        engine.tick()
+
+
+def test_a_clean_stop_on_a_full_disk_is_only_less_certain() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+    engine.set_meta("long", bytes(100_000))
+    fs.truncate("/d/MANIFEST-000001", 300)
+    fs.capacity = fs.used()
+    engine.close()
+    fs.capacity = None
+    assert opened(fs.copy()).get(b"\x00k4") == b"v4"
+
+
+def test_a_clean_stop_with_a_new_table_that_rotted_leaves_it_out() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    engine.rotate()
+    sync(engine)
+    job = engine.next_job()
+    assert job is not None
+    engine.on_job_done(job.id, flush_job(fs, job.spec, derive))
+    (name,) = fs.listdir("/d/tables")
+    fs.flip(f"/d/tables/{name}", fs.size(f"/d/tables/{name}") - 1, 1)
+    engine.close()
+    assert opened(fs.copy()).get(b"\x00k4") == b"v4"
+
+
+def test_a_clean_stop_whose_sync_fails_says_so() -> None:
+    fs = SimulatedFileSystem()
+    engine = filled(fs, 5)
+    sync(engine)
+    fs.fail_syncs = lambda path: path.endswith(".log")
+    with pytest.raises(FatalStorageError, match="closing"):
+        engine.close()
+
+
+def test_a_clean_stop_keeps_meta_values_that_waited_for_an_edit() -> None:
+    fs = SimulatedFileSystem()
+    engine = opened(fs)
+    engine.set_meta("m", b"v")
+    engine.close()
+    assert opened(fs.copy()).meta("m") == b"v"

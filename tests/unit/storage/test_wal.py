@@ -285,6 +285,61 @@ def test_every_flipped_bit_of_a_log_is_reported_or_costs_only_what_was_not_durab
     assert outcomes["corrupt"] > 300 and outcomes["torn"] > 50 and outcomes["whole"] >= 128
 
 
+def test_a_mark_vouches_for_the_last_record_and_is_no_record_itself() -> None:
+    fs = disk()
+    log = segment(fs, 1, size=4096)
+    fill(log, 3)
+    last = log.offset - 10
+    log.append_mark(3)
+    fill(log, 1, durable=3)
+    assert read(fs, 1) == (expected(4), Replay(4, 3, 4, 0))
+    log = segment(fs, 2, size=4096)
+    fill(log, 3)
+    fs.flip(log.path, last, 1)
+    assert read(fs, 2)[1].last_lsn == 2, "the newest record has nobody to vouch for it"
+    log.append_mark(3)
+    with pytest.raises(CorruptionError, match="durable"):
+        read(fs, 2)
+
+
+def test_the_end_of_a_closed_segment_vouches_too() -> None:
+    fs = disk()
+    log = segment(fs, 1, size=4096)
+    fill(log, 3)
+    fs.flip(log.path, log.offset - 10, 1)
+    log.append_end(3)
+    with pytest.raises(CorruptionError, match="durable"):
+        read(fs, 1)
+
+
+def test_what_somebody_else_knows_to_be_durable_must_be_there() -> None:
+    fs = disk()
+    log = segment(fs, 1, size=4096)
+    fill(log, 3)
+    fs.flip(log.path, log.offset - 10, 1)
+    files = [(1, log.path)]
+    assert replay(fs, files, SEGMENT_MAGIC, 0, lambda record: None, known_durable_lsn=2).last_lsn == 2
+    with pytest.raises(CorruptionError, match=r"lsn 3.* known to be durable"):
+        replay(fs, files, SEGMENT_MAGIC, 0, lambda record: None, known_durable_lsn=3)
+    with pytest.raises(CorruptionError, match="known to be durable"):
+        replay(fs, [], SEGMENT_MAGIC, 2, lambda record: None, known_durable_lsn=3)
+
+
+def test_records_of_one_write_are_there_all_or_not_at_all() -> None:
+    fs = disk()
+    log = segment(fs, 1, size=HEADER_BYTES)
+    payloads = [encode_entry(b"k%d" % number, b"v%d" % number) for number in (1, 2, 3)]
+    fs.capacity = fs.used() + len(payloads[0]) + RECORD_OVERHEAD
+    before = log.offset
+    with pytest.raises(OSError):
+        log.append_all(BATCH, payloads, 0)
+    assert (log.offset, log.last_lsn) == (before, 0)
+    fs.capacity = None
+    log.append_all(BATCH, payloads, 0)
+    fill(log, 1)
+    assert read(fs, 1)[0] == expected(4)
+
+
 def test_the_search_for_a_witness_passes_garbage_that_looks_like_records() -> None:
     fs = disk()
     log = segment(fs, 1, size=1 << 16)
