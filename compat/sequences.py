@@ -109,15 +109,16 @@ def sequence(seed: int, length: int) -> list[Step]:
     """The sequence of a seed; the same one at every call and on every machine. Every fourth has three clients."""
     rng = random.Random(seed)
     clients = 3 if seed % 4 == 3 else 1
-    return [Step(rng.randrange(clients), _command(rng)) for _ in range(length)]
+    return [Step(rng.randrange(clients), template_command(rng)) for _ in range(length)]
 
 
-def _command(rng: random.Random) -> Command:
+def template_command(rng: random.Random) -> Command:
+    """One command of the templates, most of its arguments in order."""
     while True:
         words = [_fill(rng, part) for part in rng.choice(_FORMS)]
         if rng.random() < 0.06:
             _spoil(rng, words)
-        if not _ends_soon(words) and not _never_ends(words):
+        if not ends_soon(words) and not never_ends(words):
             return words
 
 
@@ -143,7 +144,7 @@ def _spoil(rng: random.Random, words: Command) -> None:
         words[first], words[second] = words[second], words[first]
 
 
-def _ends_soon(words: Command) -> bool:
+def ends_soon(words: Command) -> bool:
     """Whether a command may give a key a lifetime that ends during the sequence, at a moment of its own choosing."""
     name = words[0].upper()
     upper = [word.upper() for word in words]
@@ -155,7 +156,7 @@ def _ends_soon(words: Command) -> bool:
     return False
 
 
-def _never_ends(words: Command) -> bool:
+def never_ends(words: Command) -> bool:
     """HRANDFIELD with a negative count answers as many fields, each drawn anew: Redis takes any number at its word."""
     return words[0].upper() == b"HRANDFIELD" and any(len(word) > 6 for word in words[2:3])
 

@@ -83,6 +83,7 @@ CASES: list[Case] = [
         "CLIENT TRACKING OFF",
         "CLIENT TRACKING x",
         "CLIENT CACHING YES",
+        "CLIENT CACHING x",
         "CLIENT NO-EVICT ON",
         "CLIENT NO-EVICT off",
         "CLIENT NO-EVICT x",

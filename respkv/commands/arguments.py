@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 
 from respkv.resp import errors
 from respkv.resp.errors import fail
+from respkv.resp.reply import error
 
 INT64_MIN: Final = -(1 << 63)
 INT64_MAX: Final = (1 << 63) - 1
@@ -22,6 +23,7 @@ _DECIMAL: Final = re.compile(rb"([+-]?)(\d*)(?:\.(\d*))?(?:[eE]([+-]?\d+))?")
 _HEXADECIMAL: Final = re.compile(rb"([+-]?)0[xX]([0-9a-fA-F]*)(?:\.([0-9a-fA-F]*))?(?:[pP]([+-]?\d+))?")
 _INFINITY: Final = frozenset((b"inf", b"infinity"))
 
+INT_RANGE: Final = error(b"ERR value is out of range, value must between -2147483648 and 2147483647")
 #: Redis gives up on longer long doubles (MAX_LONG_DOUBLE_CHARS).
 _LONG_DOUBLE_CHARS: Final = 5 * 1024
 _MANTISSA_BITS: Final = 64
@@ -52,6 +54,15 @@ def integer(arg: bytes, error: bytes = errors.NOT_INTEGER) -> int:
         raise fail(error) from None
     if b"%d" % value != arg or not INT64_MIN <= value <= INT64_MAX:
         raise fail(error)
+    return value
+
+
+def small_integer(arg: bytes, mistake: bytes | None = None) -> int:
+    """The C ``int`` that ``arg`` spells; ``mistake`` is raised when it spells none, by default one that tells the
+    range from other mistakes."""
+    value = integer(arg, mistake or errors.NOT_INTEGER)
+    if not -(1 << 31) <= value < 1 << 31:
+        raise fail(mistake or INT_RANGE)
     return value
 
 

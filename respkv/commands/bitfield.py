@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import integer, optional_integer
 from respkv.commands.spec import (
     ATOMIC,
@@ -65,14 +66,24 @@ def bitfield(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
         return _read(operations, view.string(argv[1]) or b"")
     key = argv[1]
     value = view.string(key)
-    data = bytearray(value or b"")
-    needed = max((item.offset + item.type.bits + 7) // 8 for item in operations if item.name != b"GET")
-    if needed > len(data):
-        data.extend(bytes(needed - len(data)))
+    data = _grown(value or b"", operations)
     replies = [_run(operation, data) for operation in operations]
     if bytes(data) == value:
         return reply.array(replies), effects.NONE
     return reply.array(replies), (effects.put(view.db, key, bytes(data), view.expire_at(key) or 0),)
+
+
+def only_grows(argv: list[bytes], view: View) -> bool:
+    """Whether a BITFIELD writes nothing into its string, which may grow nevertheless: FAIL forbids all that it asks."""
+    operations = _parse(argv, view.limit_bytes)
+    data = _grown(view.string(argv[1]) or b"", operations)
+    return all(_run(operation, data) is NULL for operation in operations if operation.name != b"GET")
+
+
+def _grown(value: bytes, operations: list[Operation]) -> bytearray:
+    """The string, with zeros as far as the operations may write."""
+    needed = max((item.offset + item.type.bits + 7) // 8 for item in operations if item.name != b"GET")
+    return bytearray(value.ljust(needed, b"\0"))
 
 
 def bitfield_ro(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
@@ -195,7 +206,7 @@ COMMANDS: Final = (
         complexity="O(1) for each subcommand specified",
         summary="Read, set and increment integers of any width inside a string value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg(
                 "operation",
                 ArgType.ONEOF,
@@ -269,7 +280,7 @@ COMMANDS: Final = (
         complexity="O(1) for each subcommand specified",
         summary="Read integers of any width inside a string value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg(
                 "encoding_offset",
                 ArgType.BLOCK,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import integer
 from respkv.commands.spec import (
     ATOMIC,
@@ -215,7 +216,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Set or clear one bit of a string value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("offset", ArgType.INTEGER),
             Arg("value", ArgType.INTEGER),
         ),
@@ -232,7 +233,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Read one bit of a string value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("offset", ArgType.INTEGER),
         ),
     ),
@@ -248,7 +249,7 @@ COMMANDS: Final = (
         complexity="O(N)",
         summary="Count the bits that are set in a string value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg(
                 "index",
                 ArgType.BLOCK,
@@ -283,7 +284,7 @@ COMMANDS: Final = (
         complexity="O(N)",
         summary="Find the first bit that is set or clear in a string value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("bit", ArgType.INTEGER),
             Arg(
                 "index",

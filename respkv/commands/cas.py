@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.base.ids import STRING, TOMBSTONE
+from respkv.commands.argument_shapes import EXPIRY_OR_KEEP, IF_ABSENT_OR_PRESENT, KEY, RELATIVE_EXPIRY, VALUE
 from respkv.commands.arguments import expiry, optional_integer
 from respkv.commands.spec import (
     ATOMIC,
@@ -147,7 +148,7 @@ COMMANDS: Final = (
         complexity="O(1) for IFEQ and IFNE, O(N) for IFDEQ and IFDNE where N is the length of the value.",
         summary="Delete a key if its string value, or the digest of it, compares as asked",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg(
                 "condition",
                 ArgType.ONEOF,
@@ -172,7 +173,7 @@ COMMANDS: Final = (
         since="9.0.0",
         complexity="O(1)",
         summary="Delete a key if its string value is the given one",
-        args=(Arg("key", ArgType.KEY, key_spec=0), Arg("value")),
+        args=(KEY, VALUE),
     ),
     CommandSpec(
         "digest",
@@ -185,7 +186,7 @@ COMMANDS: Final = (
         since="8.4.0",
         complexity="O(N) where N is the length of the value.",
         summary="The XXH3 digest of a string value in hexadecimal",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "msetex",
@@ -204,29 +205,10 @@ COMMANDS: Final = (
                 "data",
                 ArgType.BLOCK,
                 flags=("multiple",),
-                args=(Arg("key", ArgType.KEY, key_spec=0), Arg("value")),
+                args=(KEY, VALUE),
             ),
-            Arg(
-                "condition",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(
-                    Arg("nx", ArgType.PURE_TOKEN, token="NX"),
-                    Arg("xx", ArgType.PURE_TOKEN, token="XX"),
-                ),
-            ),
-            Arg(
-                "expiration",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(
-                    Arg("seconds", ArgType.INTEGER, token="EX"),
-                    Arg("milliseconds", ArgType.INTEGER, token="PX"),
-                    Arg("unix-time-seconds", ArgType.UNIX_TIME, token="EXAT"),
-                    Arg("unix-time-milliseconds", ArgType.UNIX_TIME, token="PXAT"),
-                    Arg("keepttl", ArgType.PURE_TOKEN, token="KEEPTTL"),
-                ),
-            ),
+            IF_ABSENT_OR_PRESENT,
+            EXPIRY_OR_KEEP,
         ),
         tips=("request_policy:multi_shard", "response_policy:agg_min"),
     ),
@@ -242,18 +224,10 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Replace a string value if it is the given one",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("old-value"),
             Arg("new-value"),
-            Arg(
-                "expiration",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(
-                    Arg("seconds", ArgType.INTEGER, token="EX"),
-                    Arg("milliseconds", ArgType.INTEGER, token="PX"),
-                ),
-            ),
+            RELATIVE_EXPIRY,
         ),
     ),
     CommandSpec(
@@ -267,6 +241,6 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="Delete a key if its string value is the given one",
-        args=(Arg("key", ArgType.KEY, key_spec=0), Arg("value")),
+        args=(KEY, VALUE),
     ),
 )

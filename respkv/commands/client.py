@@ -121,8 +121,9 @@ def client_no_evict(argv: list[bytes], session: Session) -> Reply:
 
 
 def client_no_touch(argv: list[bytes], session: Session) -> Reply:
-    """CLIENT NO-TOUCH ON | OFF: noted; reads never change a key's record here."""
+    """CLIENT NO-TOUCH ON | OFF: whether look-ups of this connection are uses of the keys; TOUCH always is one."""
     session.no_touch = _switch(argv[2])
+    session.recompute_plain()
     return OK
 
 
@@ -146,8 +147,6 @@ def client_trackinginfo(argv: list[bytes], session: Session) -> Reply:
 
 def client_caching(argv: list[bytes], session: Session) -> Reply:
     """CLIENT CACHING YES | NO: only possible on a tracking connection."""
-    if argv[2].upper() not in (b"YES", b"NO"):
-        raise fail(errors.SYNTAX)
     raise fail(NOT_TRACKING)
 
 

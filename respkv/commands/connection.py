@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
-from respkv.commands.arguments import integer, optional_integer
+from respkv.commands.arguments import integer, small_integer
 from respkv.commands.client_line import valid_name
 from respkv.commands.session import Session
 from respkv.commands.spec import FAST, LOADING, NOSCRIPT, STALE, Arg, ArgType, CommandSpec, Flag, Form
@@ -20,8 +20,6 @@ from respkv.resp.reply import integer as number
 
 DEFAULT_USER: Final = b"default"
 BAD_NAME: Final = error(b"ERR Client names cannot contain spaces, newlines or special characters.")
-OUT_OF_INT: Final = error(b"ERR value is out of range, value must between -2147483648 and 2147483647")
-_INT32: Final = 1 << 31
 
 
 def password_of(session: Session) -> bytes:
@@ -151,11 +149,7 @@ def reset(argv: list[bytes], session: Session) -> Reply:
 
 def select(argv: list[bytes], session: Session) -> Reply:
     """SELECT index"""
-    index = optional_integer(argv[1])
-    if index is None:
-        raise fail(errors.NOT_INTEGER)
-    if not -_INT32 <= index < _INT32:
-        raise fail(OUT_OF_INT)
+    index = small_integer(argv[1])
     if not 0 <= index < session.server.keyspace.databases:
         raise fail(errors.DB_INDEX)
     session.db = index

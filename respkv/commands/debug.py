@@ -110,7 +110,8 @@ def _reload(argv: list[bytes], session: Session) -> Reply | Pending:
 def _view(session: Session) -> View:
     server = session.server
     keyspace = server.keyspace
-    return View(keyspace, keyspace.stored[session.db], server.rng, server.config.integer("proto-max-bulk-len"))
+    view = View(keyspace, keyspace.stored[session.db], server.rng, server.config.integer("proto-max-bulk-len"))
+    return view.quiet()
 
 
 def _object(argv: list[bytes], session: Session) -> Reply:
@@ -119,7 +120,7 @@ def _object(argv: list[bytes], session: Session) -> Reply:
     kind = view.kind(key)
     if kind == TOMBSTONE:
         raise fail(errors.NO_SUCH_KEY)
-    encoding, _ = object_encoding([b"OBJECT", b"ENCODING", key], view)
+    encoding, _ = object_encoding([b"OBJECT", b"ENCODING", key], view, session.server.table.settings)
     assert isinstance(encoding, bytes), "an encoding is a finished bulk"
     now_ms = view.now_ms
     idle_s = max(0, now_ms - (view.last_access_ms(key) or now_ms)) // 1000

@@ -32,12 +32,17 @@ from respkv.keyspace.view import View
 from respkv.metrics.registry import CommandStats, Registry
 from respkv.resp import errors
 from respkv.resp.reply import BULK_HEADS, OK, QUEUED, encode, error
+from respkv.storage.batch_scale import SPLIT_ENTRIES
 from respkv.storage.write_batch import pack_lengths
 
 #: handler, least and most words, figures, row
 Quick = tuple[Callable[..., Any], int, int, CommandStats, CommandSpec]
 Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
 
+#: After a command that wrote a record of this size the open batch is weighed.
+LARGE_RECORD_BYTES: Final = 4096
+#: What hiredis has taken for a request is none.
+_ODD: Final = object()
 _RUN_IN_MULTI: Final = frozenset({"exec", "discard", "multi", "watch", "quit", "reset"})
 
 
@@ -144,16 +149,16 @@ class Dispatcher:
         """
         keyspace, clock, views = self.keyspace, self.keyspace.clock, self._views
         node, server, quick = clock.node, self.server, self._quick.get
-        now_us = server.now_us
-        until_us = now_us + CYCLE_US_MAX
-        self._ended_us = began_us = self._clock_us()
+        now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
+        began_us = self._ended_us = self._clock_us()
         self._general_us = 0
-        special: list[tuple[Any, Pending | None]] = []
+        special: list[tuple[Any, Any]] = []
         reads = writes = mark = unchecked = 0
+        batch = keyspace.engine.batch
         last, grown, db, logical = clock.last, 0, 0, -1
         stale, over = True, False
         for turn in turns:
-            if over:
+            if over or turn.session.closing:  # A request of this sweep has killed it.
                 special.append((turn, None))
                 continue
             session, parser, out = turn.session, turn.parser, turn.out
@@ -163,8 +168,7 @@ class Dispatcher:
                 clock.last, stale = last, True
             fast = session.plain and self.plain
             direct = fast and self._direct
-            reads_before, writes_before, taken = reads, writes, 0
-            pending: Pending | None = None
+            reads_before, writes_before, taken, pending = reads, writes, 0, None
             while requests := parser.take():
                 waiting = iter(requests)
                 taken += len(requests)
@@ -186,31 +190,27 @@ class Dispatcher:
                             if (argv[0] == b"GET" or argv[0] == b"get") and argv[1].__class__ is bytes:
                                 row = rows.get(argv[1])
                                 if row.__class__ is bytes:
-                                    append(row)
+                                    append(row[11:])
                                     reads += 1
                                     continue
                         elif size == 3 and (argv[0] == b"SET" or argv[0] == b"set"):
                             _, key, value = argv
                             if key.__class__ is bytes and value.__class__ is bytes and 123 not in key:
                                 row = rows.get(key)
-                                if row.__class__ is bytes:
+                                plain = row.__class__ is bytes
+                                if plain or (row is None and not (old_rows and key in old_rows)):
                                     size = len(value)
-                                    if size < 4096:
-                                        new = BULK_HEADS[size] + value + b"\r\n"
-                                    else:
-                                        new = b"$%d\r\n%b\r\n" % (size, value)
-                                    rows[key] = new
-                                    grown += len(new) - len(row)
-                                    internal = prefixes[crc_hqx(key, 0) & 16383] + key
-                                    known = True
-                                elif known := row is None and not (old_rows and key in old_rows):
-                                    internal = prefixes[crc_hqx(key, 0) & 16383] + key
-                                    old = table.get(internal)
-                                    if old is not None and (old[0] != 1 or old[1:11] <= highest):
-                                        keyspace.counts.replaced(internal, old, LIVE)
-                                if known:
+                                    head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
                                     last += 1
-                                    record = pack_string_head(1, last, node) + value
+                                    record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
+                                    internal = prefixes[crc_hqx(key, 0) & 16383] + key
+                                    if plain:
+                                        rows[key] = record
+                                        grown += len(record) - len(row)  # type: ignore[arg-type]
+                                    else:
+                                        old = table.get(internal)
+                                        if old is not None and (old[0] != 1 or old[1:11] <= highest):
+                                            keyspace.counts.replaced(internal, old, LIVE)
                                     table[internal] = record
                                     batch += (pack_lengths(len(record), len(internal)), internal, record)
                                     append(OK)
@@ -223,24 +223,18 @@ class Dispatcher:
                     if reads + writes != mark:
                         self._ended_us, mark = -1, reads + writes  # What they took is not this command's.
                     used = len(requests) - length_hint(waiting)
-                    entry = quick(argv[0]) if fast and parser.exact else None
-                    if entry is None:
-                        if not parser.check(argv, used - 1):
-                            break
-                        if not argv:
-                            continue
-                        entry = quick(argv[0]) if fast else None
                     unchecked += 16
+                    entry = quick(argv[0]) if fast and parser.exact else None
                     if entry is not None and entry[1] <= len(argv) <= entry[2]:
                         reply = self._run_quick(session, argv, entry, view)
-                    else:
-                        reply = self.execute(session, argv)
-                        if session.authenticated:
-                            parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
+                    elif (reply := self._run_checked(session, argv, parser, used - 1, view if fast else None)) is _ODD:
+                        break
+                    if batch and len(batch[-1]) >= LARGE_RECORD_BYTES:
+                        server.relieve()
                     if reply.__class__ is bytes:
                         append(reply)
                     elif reply is not None:
-                        pending = reply  # type: ignore[assignment]
+                        pending = reply
                     if pending is not None or session.closing:
                         parser.give_back(list(waiting), used)
                         break
@@ -251,6 +245,10 @@ class Dispatcher:
                 session.last_command = "set" if writes != writes_before else "get"
             if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
                 special.append((turn, pending))
+            if batch and (len(batch[-1]) >= LARGE_RECORD_BYTES or len(batch) >= 3 * SPLIT_ENTRIES):
+                if not stale:
+                    clock.last, stale = last, True
+                server.relieve()
             unchecked += taken
             if unchecked >= 256:
                 unchecked = 0
@@ -262,6 +260,24 @@ class Dispatcher:
         if reads or writes:
             self._count_fast(reads, writes, began_us)
         return special
+
+    def _run_checked(self, session: Session, argv: list[bytes], parser: Any, index: int, view: View | None) -> Any:
+        """A request that may not even be one; ``view`` is None unless session and node are plain.
+
+        Its reply, a Pending, None for no reply, or ``_ODD``: the parser takes over from there, see ``check``.
+        """
+        if not parser.check(argv, index):
+            return _ODD
+        if not argv:
+            return None
+        if view is not None:
+            entry = self._quick.get(argv[0])
+            if entry is not None and entry[1] <= len(argv) <= entry[2]:
+                return self._run_quick(session, argv, entry, view)
+        reply = self.execute(session, argv)
+        if session.authenticated:
+            parser.set_limits(max_bulk=self.limit_bytes, unauthenticated=False)
+        return reply
 
     def _count_fast(self, reads: int, writes: int, began_us: int) -> None:
         """The GETs and SETs of a cycle: counters, and the processor's time, shared evenly among them."""
@@ -355,9 +371,6 @@ class Dispatcher:
             if spec is not None and (spec.handler is None or not spec.fits(len(argv))):
                 mistake = errors.wrong_arity(spec.name)
         if mistake is not None or spec is None:
-            if spec is not None and mistake and spec.name == "exec":
-                end_multi(session)
-                mistake = error(b"EXECABORT Transaction discarded because of: " + mistake[5:-2])
             return self._reject(session, spec, mistake or b"")
         if not session.authenticated and not spec.flags & Flag.NO_AUTH:
             return self._reject(session, spec, errors.NO_AUTH)
@@ -379,12 +392,18 @@ class Dispatcher:
             return self._reject(session, spec, self.refusal)
         if self.server.pause_mode and self._paused(spec):
             return self._wait_for_unpause(session, argv)
-        if self.server.monitors and not flags & Flag.SKIP_MONITOR and not flags & Flag.ADMIN:
+        reply = self._call(session, spec, argv)
+        # Afterwards, as Redis does: the commands of a transaction come before its EXEC.
+        if self.server.monitors and not flags & (Flag.SKIP_MONITOR | Flag.ADMIN):
             self.server.feed_monitors(session, argv)
-        return self._call(session, spec, argv)
+        return reply
 
     def _reject(self, session: Session, spec: CommandSpec | None, reply: bytes) -> bytes:
-        if session.multi is not None:
+        if spec is not None and spec.name == "exec":
+            end_multi(session)
+            reason = reply.removeprefix(b"-ERR ").removeprefix(b"-")[:-2]
+            reply = error(b"EXECABORT Transaction discarded because of: " + reason)
+        elif session.multi is not None:
             session.multi_error = True
         self.registry.reject(spec.name if spec is not None else None, reply)
         return reply
@@ -422,6 +441,7 @@ class Dispatcher:
         if spec.form is Form.DATA:
             keyspace = self.keyspace
             view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
+            view.touching = not session.no_touch or spec.name == "touch"
             reply, effects = handler(argv, view)
             if self.server.pubsub.events:
                 apply_and_tell(spec, argv, effects, view, self.applier, self.server.pubsub)

@@ -6,6 +6,7 @@ from typing import Final
 
 from respkv.base.ids import HASH, TOMBSTONE
 from respkv.commands import rdb
+from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import INT64_MAX, integer
 from respkv.commands.spec import ATOMIC, DENYOOM, READONLY, WRITE, Arg, ArgType, CommandSpec, KeySpec
 from respkv.keyspace import effects
@@ -99,7 +100,6 @@ def _options(argv: list[bytes]) -> tuple[bool, bool]:
     return replace, absolute
 
 
-_KEY: Final = Arg("key", ArgType.KEY, key_spec=0)
 _READS: Final = KeySpec(flags=("RO", "access"))
 
 COMMANDS: Final = (
@@ -114,7 +114,7 @@ COMMANDS: Final = (
         since="2.6.0",
         complexity="O(N) where N is the size of the value in bytes.",
         summary="Serialize the value of a key",
-        args=(_KEY,),
+        args=(KEY,),
         tips=("nondeterministic_output",),
     ),
     CommandSpec(
@@ -129,7 +129,7 @@ COMMANDS: Final = (
         complexity="O(N) where N is the size of the value in bytes.",
         summary="Make a key from a serialized value",
         args=(
-            _KEY,
+            KEY,
             Arg("ttl", ArgType.INTEGER),
             Arg("serialized-value"),
             Arg("replace", ArgType.PURE_TOKEN, token="REPLACE", flags=("optional",), since="3.0.0"),

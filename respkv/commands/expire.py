@@ -4,14 +4,21 @@ from __future__ import annotations
 
 from typing import Final
 
+from respkv.commands.argument_shapes import (
+    EXPIRY_CONDITIONS,
+    KEY,
+    MILLISECONDS,
+    SECONDS,
+    UNIX_MILLISECONDS,
+    UNIX_SECONDS,
+    one_of,
+)
 from respkv.commands.arguments import INT64_MAX, integer
 from respkv.commands.spec import (
     ATOMIC,
     FAST,
     READONLY,
     WRITE,
-    Arg,
-    ArgType,
     CommandSpec,
     KeySpec,
 )
@@ -104,7 +111,7 @@ def persist(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
 
 
 def _time_left(argv: list[bytes], view: View, base_ms: int, unit_ms: int) -> tuple[Reply, Effects]:
-    expire_at_ms = view.expire_at(argv[1])
+    expire_at_ms = view.quiet().expire_at(argv[1])
     if expire_at_ms is None:
         return _NO_KEY, effects.NONE
     if not expire_at_ms:
@@ -133,6 +140,8 @@ def pexpiretime(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     return _time_left(argv, view, 0, 1)
 
 
+_CONDITIONS: Final = one_of("condition", *EXPIRY_CONDITIONS, since="7.0.0")
+
 COMMANDS: Final = (
     CommandSpec(
         "expire",
@@ -145,22 +154,7 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="Set the time to live of a key in seconds",
-        args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("seconds", ArgType.INTEGER),
-            Arg(
-                "condition",
-                ArgType.ONEOF,
-                flags=("optional",),
-                since="7.0.0",
-                args=(
-                    Arg("nx", ArgType.PURE_TOKEN, token="NX"),
-                    Arg("xx", ArgType.PURE_TOKEN, token="XX"),
-                    Arg("gt", ArgType.PURE_TOKEN, token="GT"),
-                    Arg("lt", ArgType.PURE_TOKEN, token="LT"),
-                ),
-            ),
-        ),
+        args=(KEY, SECONDS, _CONDITIONS),
         history=(("7.0.0", "Added options: NX, XX, GT and LT."),),
     ),
     CommandSpec(
@@ -174,22 +168,7 @@ COMMANDS: Final = (
         since="2.6.0",
         complexity="O(1)",
         summary="Set the time to live of a key in milliseconds",
-        args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("milliseconds", ArgType.INTEGER),
-            Arg(
-                "condition",
-                ArgType.ONEOF,
-                flags=("optional",),
-                since="7.0.0",
-                args=(
-                    Arg("nx", ArgType.PURE_TOKEN, token="NX"),
-                    Arg("xx", ArgType.PURE_TOKEN, token="XX"),
-                    Arg("gt", ArgType.PURE_TOKEN, token="GT"),
-                    Arg("lt", ArgType.PURE_TOKEN, token="LT"),
-                ),
-            ),
-        ),
+        args=(KEY, MILLISECONDS, _CONDITIONS),
         history=(("7.0.0", "Added options: NX, XX, GT and LT."),),
     ),
     CommandSpec(
@@ -203,22 +182,7 @@ COMMANDS: Final = (
         since="1.2.0",
         complexity="O(1)",
         summary="Set the expiry of a key as a Unix time in seconds",
-        args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("unix-time-seconds", ArgType.UNIX_TIME),
-            Arg(
-                "condition",
-                ArgType.ONEOF,
-                flags=("optional",),
-                since="7.0.0",
-                args=(
-                    Arg("nx", ArgType.PURE_TOKEN, token="NX"),
-                    Arg("xx", ArgType.PURE_TOKEN, token="XX"),
-                    Arg("gt", ArgType.PURE_TOKEN, token="GT"),
-                    Arg("lt", ArgType.PURE_TOKEN, token="LT"),
-                ),
-            ),
-        ),
+        args=(KEY, UNIX_SECONDS, _CONDITIONS),
         history=(("7.0.0", "Added options: NX, XX, GT and LT."),),
     ),
     CommandSpec(
@@ -232,22 +196,7 @@ COMMANDS: Final = (
         since="2.6.0",
         complexity="O(1)",
         summary="Set the expiry of a key as a Unix time in milliseconds",
-        args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("unix-time-milliseconds", ArgType.UNIX_TIME),
-            Arg(
-                "condition",
-                ArgType.ONEOF,
-                flags=("optional",),
-                since="7.0.0",
-                args=(
-                    Arg("nx", ArgType.PURE_TOKEN, token="NX"),
-                    Arg("xx", ArgType.PURE_TOKEN, token="XX"),
-                    Arg("gt", ArgType.PURE_TOKEN, token="GT"),
-                    Arg("lt", ArgType.PURE_TOKEN, token="LT"),
-                ),
-            ),
-        ),
+        args=(KEY, UNIX_MILLISECONDS, _CONDITIONS),
         history=(("7.0.0", "Added options: NX, XX, GT and LT."),),
     ),
     CommandSpec(
@@ -261,7 +210,7 @@ COMMANDS: Final = (
         since="2.2.0",
         complexity="O(1)",
         summary="Remove the expiry of a key",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "ttl",
@@ -274,7 +223,7 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="The time to live of a key in seconds",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
         tips=("nondeterministic_output",),
         history=(("2.8.0", "Added the -2 reply."),),
     ),
@@ -289,7 +238,7 @@ COMMANDS: Final = (
         since="2.6.0",
         complexity="O(1)",
         summary="The time to live of a key in milliseconds",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
         tips=("nondeterministic_output",),
         history=(("2.8.0", "Added the -2 reply."),),
     ),
@@ -304,7 +253,7 @@ COMMANDS: Final = (
         since="7.0.0",
         complexity="O(1)",
         summary="The expiry of a key as a Unix time in seconds",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "pexpiretime",
@@ -317,6 +266,6 @@ COMMANDS: Final = (
         since="7.0.0",
         complexity="O(1)",
         summary="The expiry of a key as a Unix time in milliseconds",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
 )

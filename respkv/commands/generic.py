@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.base.ids import HASH, STRING, TOMBSTONE, TYPE_NAMES
-from respkv.commands.arguments import integer
+from respkv.commands.argument_shapes import KEY
+from respkv.commands.arguments import small_integer
 from respkv.commands.object import OBJECT
 from respkv.commands.spec import (
     ATOMIC,
@@ -23,9 +24,7 @@ from respkv.keyspace.effects import Effect, Effects
 from respkv.keyspace.view import View
 from respkv.resp import errors, reply
 from respkv.resp.errors import fail
-from respkv.resp.reply import OK, ONE, ZERO, Reply, error
-
-INT_RANGE: Final = error(b"ERR value is out of range, value must between -2147483648 and 2147483647")
+from respkv.resp.reply import OK, ONE, ZERO, Reply
 
 
 def delete(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
@@ -35,13 +34,18 @@ def delete(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
 
 
 def exists(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
-    """EXISTS, TOUCH key [key ...]: how many of the names exist; a key named twice counts twice."""
+    """EXISTS key [key ...]: how many of the names exist; a key named twice counts twice."""
+    return touch(argv, view.quiet())
+
+
+def touch(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
+    """TOUCH key [key ...]: as EXISTS, and a use of each key."""
     return reply.integer(sum(view.kind(key) != TOMBSTONE for key in argv[1:])), effects.NONE
 
 
 def type_(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     """TYPE key."""
-    return reply.simple(TYPE_NAMES[view.kind(argv[1])]), effects.NONE
+    return reply.simple(TYPE_NAMES[view.quiet().kind(argv[1])]), effects.NONE
 
 
 def transcript(source: View, key: bytes, target_db: int, target_key: bytes) -> list[Effect]:
@@ -85,9 +89,7 @@ def renamenx(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
 
 
 def _database(arg: bytes, view: View) -> View:
-    number = integer(arg)
-    if not -(1 << 31) <= number < 1 << 31:
-        raise fail(INT_RANGE)
+    number = small_integer(arg)
     if not 0 <= number < view.databases:
         raise fail(errors.DB_INDEX)
     return view.other(number)
@@ -181,7 +183,7 @@ COMMANDS: Final = (
     ),
     CommandSpec(
         "touch",
-        exists,
+        touch,
         arity=-2,
         flags=READONLY | FAST,
         keys=(KeySpec(last=-1, flags=("RO",)),),
@@ -204,7 +206,7 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="The type of the value of a key",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "rename",
@@ -218,7 +220,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Give a key another name, replacing what had that name",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("newkey", ArgType.KEY, key_spec=1),
         ),
     ),
@@ -234,7 +236,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Give a key another name unless that name is taken",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("newkey", ArgType.KEY, key_spec=1),
         ),
         history=(("3.2.0", "No error any more when source and destination names are the same."),),
@@ -271,7 +273,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Move a key to another database",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("db", ArgType.INTEGER),
         ),
     ),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.base.ids import HASH
+from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import (
     INT64_MAX,
     INT64_MIN,
@@ -26,15 +27,9 @@ from respkv.keyspace.effects import PUT_ELEMENT, Effect, Effects
 from respkv.keyspace.view import HashView, View
 from respkv.resp import errors, reply
 from respkv.resp.errors import fail
-from respkv.resp.reply import EMPTY_ARRAY, NULL, OK, ONE, ZERO, Map, Pairs, Reply, bulk, bulk_array, error
+from respkv.resp.reply import EMPTY_ARRAY, NULL, OK, ONE, ZERO, Map, Reply, bulk, bulk_array, error
 
 BAD_INCREMENT: Final = error(b"ERR value is NaN or Infinity")
-BAD_COUNT: Final = error(
-    b"ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807"
-)
-
-#: The most fields that HRANDFIELD draws with repeats: beyond it one call would hold up everybody.
-DRAWS_MAX: Final = 1 << 20
 
 
 def hset(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
@@ -178,36 +173,6 @@ def _keeping_expiry(view: View, key: bytes, fields: HashView | None, field: byte
     return effects.put_element(view.db, key, HASH, field, value, expire_at_ms)
 
 
-def hrandfield(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
-    """HRANDFIELD key [count [WITHVALUES]]: different fields, or with a negative count any, repeats allowed. O(n)."""
-    if len(argv) == 2:
-        fields = view.hash(argv[1])
-        items = [] if fields is None else list(fields.items())
-        return (bulk(view.rng.choice(items)[0]) if items else NULL), effects.NONE
-    count = integer(argv[2])
-    if count == INT64_MIN:
-        raise fail(BAD_COUNT)
-    with_values = len(argv) > 3
-    if len(argv) > 4 or (with_values and argv[3].upper() != b"WITHVALUES"):
-        raise fail(errors.SYNTAX)
-    if with_values and abs(count) > INT64_MAX // 2:
-        raise fail(errors.OUT_OF_RANGE)
-    fields = view.hash(argv[1])
-    items = [] if fields is None or not count else list(fields.items())
-    if not items:
-        return EMPTY_ARRAY, effects.NONE
-    if count < -DRAWS_MAX:
-        raise fail(errors.OUT_OF_RANGE)
-    if count < 0:
-        items = view.rng.choices(items, k=-count)
-    elif count < len(items):
-        items = view.rng.sample(items, count)
-    if with_values:
-        return Pairs([(bulk(field), bulk(value)) for field, value, _ in items]), effects.NONE
-    return bulk_array([field for field, _, _ in items]), effects.NONE
-
-
-_KEY: Final = Arg("key", ArgType.KEY, key_spec=0)
 _READS: Final = KeySpec(flags=("RO", "access"))
 _UPDATES: Final = KeySpec(flags=("RW", "update"))
 _FAST_READ: Final = ("read", "hash", "fast")
@@ -227,7 +192,7 @@ COMMANDS: Final = (
         complexity="O(1) for each field/value pair added, so O(N) for N pairs.",
         summary="Set fields of a hash",
         args=(
-            _KEY,
+            KEY,
             Arg("field_value", ArgType.BLOCK, flags=("multiple",), args=(Arg("field"), Arg("value"))),
         ),
         history=(("4.0.0", "Accepts multiple `field` and `value` arguments."),),
@@ -244,7 +209,7 @@ COMMANDS: Final = (
         complexity="O(N) where N is the number of fields being set.",
         summary="Set several fields of a hash",
         args=(
-            _KEY,
+            KEY,
             Arg("field_value", ArgType.BLOCK, flags=("multiple",), args=(Arg("field"), Arg("value"))),
         ),
         deprecated_since="4.0.0",
@@ -261,7 +226,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(1)",
         summary="Set a field of a hash unless it exists",
-        args=(_KEY, Arg("field"), Arg("value")),
+        args=(KEY, Arg("field"), Arg("value")),
     ),
     CommandSpec(
         "hget",
@@ -274,7 +239,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(1)",
         summary="Read a field of a hash",
-        args=(_KEY, Arg("field")),
+        args=(KEY, Arg("field")),
     ),
     CommandSpec(
         "hmget",
@@ -287,7 +252,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(N) where N is the number of fields being requested.",
         summary="Read several fields of a hash",
-        args=(_KEY, Arg("field", flags=("multiple",))),
+        args=(KEY, Arg("field", flags=("multiple",))),
     ),
     CommandSpec(
         "hgetall",
@@ -300,7 +265,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(N) where N is the size of the hash.",
         summary="Read all fields and values of a hash",
-        args=(_KEY,),
+        args=(KEY,),
         tips=("nondeterministic_output_order",),
     ),
     CommandSpec(
@@ -314,7 +279,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(N) where N is the size of the hash.",
         summary="Read all fields of a hash",
-        args=(_KEY,),
+        args=(KEY,),
         tips=("nondeterministic_output_order",),
     ),
     CommandSpec(
@@ -328,7 +293,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(N) where N is the size of the hash.",
         summary="Read all values of a hash",
-        args=(_KEY,),
+        args=(KEY,),
         tips=("nondeterministic_output_order",),
     ),
     CommandSpec(
@@ -342,7 +307,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(1)",
         summary="Count the fields of a hash",
-        args=(_KEY,),
+        args=(KEY,),
     ),
     CommandSpec(
         "hexists",
@@ -355,7 +320,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(1)",
         summary="Tell whether a field of a hash exists",
-        args=(_KEY, Arg("field")),
+        args=(KEY, Arg("field")),
     ),
     CommandSpec(
         "hstrlen",
@@ -368,7 +333,7 @@ COMMANDS: Final = (
         since="3.2.0",
         complexity="O(1)",
         summary="Tell the length of a field's value",
-        args=(_KEY, Arg("field")),
+        args=(KEY, Arg("field")),
     ),
     CommandSpec(
         "hdel",
@@ -381,7 +346,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(N) where N is the number of fields to be removed.",
         summary="Remove fields of a hash; the last one takes the key with it",
-        args=(_KEY, Arg("field", flags=("multiple",))),
+        args=(KEY, Arg("field", flags=("multiple",))),
         history=(("2.4.0", "Accepts multiple `field` arguments."),),
     ),
     CommandSpec(
@@ -395,7 +360,7 @@ COMMANDS: Final = (
         since="2.0.0",
         complexity="O(1)",
         summary="Add an integer to a field of a hash",
-        args=(_KEY, Arg("field"), Arg("increment", ArgType.INTEGER)),
+        args=(KEY, Arg("field"), Arg("increment", ArgType.INTEGER)),
     ),
     CommandSpec(
         "hincrbyfloat",
@@ -408,31 +373,6 @@ COMMANDS: Final = (
         since="2.6.0",
         complexity="O(1)",
         summary="Add a floating point number to a field of a hash",
-        args=(_KEY, Arg("field"), Arg("increment", ArgType.DOUBLE)),
-    ),
-    CommandSpec(
-        "hrandfield",
-        hrandfield,
-        arity=-2,
-        flags=READONLY,
-        keys=(_READS,),
-        acl=_SLOW_READ,
-        group="hash",
-        since="6.2.0",
-        complexity="O(N) where N is the number of fields returned",
-        summary="Read random fields of a hash",
-        args=(
-            _KEY,
-            Arg(
-                "options",
-                ArgType.BLOCK,
-                flags=("optional",),
-                args=(
-                    Arg("count", ArgType.INTEGER),
-                    Arg("withvalues", ArgType.PURE_TOKEN, token="WITHVALUES", flags=("optional",)),
-                ),
-            ),
-        ),
-        tips=("nondeterministic_output",),
+        args=(KEY, Arg("field"), Arg("increment", ArgType.DOUBLE)),
     ),
 )

@@ -10,6 +10,21 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.base.ids import HASH
+from respkv.commands.argument_shapes import (
+    EXPIRY_CONDITIONS,
+    EXPIRY_OR_KEEP,
+    EXPIRY_OR_PERSIST,
+    FIELDS,
+    KEY,
+    MILLISECONDS,
+    SECONDS,
+    UNIX_MILLISECONDS,
+    UNIX_SECONDS,
+    VALUE,
+    counted_fields,
+    one_of,
+    token,
+)
 from respkv.commands.arguments import integer, keyword
 from respkv.commands.spec import ATOMIC, DENYOOM, FAST, READONLY, WRITE, Arg, ArgType, CommandSpec, KeySpec
 from respkv.keyspace import effects
@@ -300,29 +315,11 @@ def _hsetex_pairs(argv: list[bytes], at: int) -> dict[bytes, bytes]:
     return dict(zip(words[::2], words[1::2]))
 
 
-_KEY: Final = Arg("key", ArgType.KEY, key_spec=0)
 _READS: Final = KeySpec(flags=("RO", "access"))
 _UPDATES: Final = KeySpec(flags=("RW", "update"))
 _FAST_READ: Final = ("read", "hash", "fast")
 _FAST_WRITE: Final = ("write", "hash", "fast")
-_FIELDS: Final = Arg(
-    "fields",
-    ArgType.BLOCK,
-    token="FIELDS",
-    args=(Arg("numfields", ArgType.INTEGER), Arg("field", flags=("multiple",))),
-)
-_CONDITION: Final = Arg(
-    "condition",
-    ArgType.ONEOF,
-    flags=("optional",),
-    args=tuple(Arg(word.lower(), ArgType.PURE_TOKEN, token=word) for word in ("NX", "XX", "GT", "LT")),
-)
-_EXPIRATIONS: Final = (
-    Arg("seconds", ArgType.INTEGER, token="EX"),
-    Arg("milliseconds", ArgType.INTEGER, token="PX"),
-    Arg("unix-time-seconds", ArgType.UNIX_TIME, token="EXAT"),
-    Arg("unix-time-milliseconds", ArgType.UNIX_TIME, token="PXAT"),
-)
+_CONDITION: Final = one_of("condition", *EXPIRY_CONDITIONS)
 
 COMMANDS: Final = (
     CommandSpec(
@@ -336,7 +333,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Set the time to live of fields in seconds",
-        args=(_KEY, Arg("seconds", ArgType.INTEGER), _CONDITION, _FIELDS),
+        args=(KEY, SECONDS, _CONDITION, FIELDS),
     ),
     CommandSpec(
         "hpexpire",
@@ -349,7 +346,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Set the time to live of fields in milliseconds",
-        args=(_KEY, Arg("milliseconds", ArgType.INTEGER), _CONDITION, _FIELDS),
+        args=(KEY, MILLISECONDS, _CONDITION, FIELDS),
     ),
     CommandSpec(
         "hexpireat",
@@ -362,7 +359,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Set when fields expire, as Unix time in seconds",
-        args=(_KEY, Arg("unix-time-seconds", ArgType.UNIX_TIME), _CONDITION, _FIELDS),
+        args=(KEY, UNIX_SECONDS, _CONDITION, FIELDS),
     ),
     CommandSpec(
         "hpexpireat",
@@ -375,7 +372,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Set when fields expire, as Unix time in milliseconds",
-        args=(_KEY, Arg("unix-time-milliseconds", ArgType.UNIX_TIME), _CONDITION, _FIELDS),
+        args=(KEY, UNIX_MILLISECONDS, _CONDITION, FIELDS),
     ),
     CommandSpec(
         "httl",
@@ -388,7 +385,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Tell how many seconds fields have left",
-        args=(_KEY, _FIELDS),
+        args=(KEY, FIELDS),
         tips=("nondeterministic_output",),
     ),
     CommandSpec(
@@ -402,7 +399,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Tell how many milliseconds fields have left",
-        args=(_KEY, _FIELDS),
+        args=(KEY, FIELDS),
         tips=("nondeterministic_output",),
     ),
     CommandSpec(
@@ -416,7 +413,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Tell when fields expire, as Unix time in seconds",
-        args=(_KEY, _FIELDS),
+        args=(KEY, FIELDS),
     ),
     CommandSpec(
         "hpexpiretime",
@@ -429,7 +426,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Tell when fields expire, as Unix time in milliseconds",
-        args=(_KEY, _FIELDS),
+        args=(KEY, FIELDS),
     ),
     CommandSpec(
         "hpersist",
@@ -442,7 +439,7 @@ COMMANDS: Final = (
         since="7.4.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Remove the expiry of fields",
-        args=(_KEY, _FIELDS),
+        args=(KEY, FIELDS),
     ),
     CommandSpec(
         "hgetdel",
@@ -455,7 +452,7 @@ COMMANDS: Final = (
         since="8.0.0",
         complexity="O(N) where N is the number of specified fields",
         summary="Read fields of a hash and remove them",
-        args=(_KEY, _FIELDS),
+        args=(KEY, FIELDS),
     ),
     CommandSpec(
         "hgetex",
@@ -469,14 +466,9 @@ COMMANDS: Final = (
         complexity="O(N) where N is the number of specified fields",
         summary="Read fields of a hash and set or remove their expiry",
         args=(
-            _KEY,
-            Arg(
-                "expiration",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(*_EXPIRATIONS, Arg("persist", ArgType.PURE_TOKEN, token="PERSIST")),
-            ),
-            _FIELDS,
+            KEY,
+            EXPIRY_OR_PERSIST,
+            FIELDS,
         ),
     ),
     CommandSpec(
@@ -491,31 +483,10 @@ COMMANDS: Final = (
         complexity="O(N) where N is the number of fields being set.",
         summary="Set fields of a hash with a common expiry, if conditions hold",
         args=(
-            _KEY,
-            Arg(
-                "condition",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(
-                    Arg("fnx", ArgType.PURE_TOKEN, token="FNX"),
-                    Arg("fxx", ArgType.PURE_TOKEN, token="FXX"),
-                ),
-            ),
-            Arg(
-                "expiration",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(*_EXPIRATIONS, Arg("keepttl", ArgType.PURE_TOKEN, token="KEEPTTL")),
-            ),
-            Arg(
-                "fields",
-                ArgType.BLOCK,
-                token="FIELDS",
-                args=(
-                    Arg("numfields", ArgType.INTEGER),
-                    Arg("data", ArgType.BLOCK, flags=("multiple",), args=(Arg("field"), Arg("value"))),
-                ),
-            ),
+            KEY,
+            one_of("condition", token("FNX"), token("FXX")),
+            EXPIRY_OR_KEEP,
+            counted_fields(Arg("data", ArgType.BLOCK, flags=("multiple",), args=(Arg("field"), VALUE))),
         ),
     ),
 )

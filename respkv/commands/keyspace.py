@@ -13,7 +13,7 @@ from respkv.base.errors import BlockRequest, ReadMiss
 from respkv.base.ids import TYPE_NAMES
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.record import TYPE_MASK
-from respkv.commands.arguments import integer, keyword
+from respkv.commands.arguments import integer, keyword, small_integer
 from respkv.commands.glob import matches
 from respkv.commands.spec import (
     FAST,
@@ -33,12 +33,16 @@ from respkv.resp.errors import fail
 from respkv.resp.reply import NULL, OK, Reply, array, bulk, bulk_array, error
 from respkv.resp.reply import integer as integer_reply
 
+#: More keys than two memtables hold: what DBSIZE finds unsettled it settles, beside other clients' requests.
+_SETTLED_PER_DBSIZE: Final = 4_000_000
+
 Walk = Generator[BlockRequest | None, None, tuple[Reply, fx.Effects]]
 Steps = Generator[BlockRequest | None, None, list[tuple[bytes, bytes]]]
 
 _STEP: Final = 500
 #: A slot with fewer keys than this is returned whole, so that the cursor stands at slot borders.
 _WHOLE_SLOT: Final = 100
+#: The most entries, dead ones too, that one SCAN passes.
 _VISITS_PER_CALL: Final = 10_000
 
 
@@ -99,7 +103,8 @@ def scan(argv: list[bytes], view: View) -> Walk:
         found += yield from _step(walk, max(_WHOLE_SLOT, min(count, _STEP)))
         if walk.done:
             break
-        if walk.visited >= min(count, _VISITS_PER_CALL):
+        # What is dead or of another database does not count, so that a call on a database just flushed finds its end.
+        if len(found) >= count or walk.visited >= _VISITS_PER_CALL:
             next_cursor = yield from _stop(walk, found)
             break
         yield None
@@ -176,7 +181,7 @@ def randomkey(argv: list[bytes], view: View) -> Walk:
 def dbsize(argv: list[bytes], view: View) -> Walk:
     """DBSIZE: exact once what was put blind is settled, else with an estimate for the rest."""
     counts = view.keyspace.counts
-    yield from counts.settle()
+    yield from counts.settle(_SETTLED_PER_DBSIZE)
     return integer_reply(counts.total(view.db)), fx.NONE
 
 
@@ -201,7 +206,7 @@ def swapdb(argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
     """SWAPDB index1 index2: two numbers change places in a logged map."""
     numbers = []
     for position, text in (("first", argv[1]), ("second", argv[2])):
-        numbers.append(integer(text, error(b"ERR invalid %b DB index" % position.encode())))
+        numbers.append(small_integer(text, error(b"ERR invalid %b DB index" % position.encode())))
     if not all(0 <= number < view.databases for number in numbers):
         raise fail(errors.DB_INDEX)
     return OK, [fx.swap(numbers[0], numbers[1])] if numbers[0] != numbers[1] else fx.NONE

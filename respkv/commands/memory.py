@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import integer
 from respkv.commands.help_text import help_reply
 from respkv.commands.info import key_counts
@@ -156,7 +157,7 @@ COMMANDS: Final = (
                 "memory|usage", memory_usage, -3, READONLY, (KeySpec(2, 2, 1, flags=("RO",)),), ("read", "slow"),
                 group="server", since="4.0.0", complexity="O(1)", summary="Estimates the memory usage of a key.",
                 args=(
-                    Arg("key", ArgType.KEY, key_spec=0),
+                    KEY,
                     Arg("count", ArgType.INTEGER, "SAMPLES", ("optional",)),
                 ),
             ),

@@ -15,6 +15,7 @@ from collections.abc import Generator
 from typing import Final
 
 from respkv.base.errors import BlockRequest, ReadMiss
+from respkv.commands.bitfield import only_grows
 from respkv.commands.pubsub import EXPIRED, GENERIC, HASH, KEY_MISS, NEW_KEY, STRING, PubSub
 from respkv.commands.spec import CommandSpec
 from respkv.commands.string_set import parse_set_options
@@ -182,7 +183,8 @@ def _key_changes(name: str, argv: list[bytes], effects: fx.Effects, view: View) 
         if operation == fx.PUT or lapsed:
             if not exists:
                 events.append((NEW_KEY, b"new", key, number))
-            events.append((STRING, word, key, number))
+            if name != "bitfield" or not only_grows(argv, view):
+                events.append((STRING, word, key, number))
             if may_expire and (lapsed or effect[4]):
                 events.append((GENERIC, b"expire", key, number))
             if lapsed:

@@ -1,7 +1,10 @@
 """OBJECT: what Redis would tell about how a key is held.
 
-Encodings are answered by the rules of Redis' default thresholds, from the value alone; they do not describe
-how the value is stored here.
+Encodings are answered by the rules of Redis 7.4 (``hash-max-listpack-entries`` and ``-value``, 44 bytes for embstr),
+from the value as it is now; they do not describe how it is stored here. Redis also remembers how a value came to be: a
+hash that once outgrew the limits stays a hashtable there when it shrinks, or when the limits are raised, and a string
+changed in place is raw however short it is; a hash that had expiring fields stays a listpackex. Here all go by their
+present content.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.base.ids import STRING, TOMBSTONE
+from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import optional_integer
-from respkv.commands.spec import LOADING, READONLY, STALE, Arg, ArgType, CommandSpec, KeySpec
+from respkv.commands.settings import Settings
+from respkv.commands.spec import LOADING, READONLY, STALE, CommandSpec, KeySpec
 from respkv.keyspace import effects
 from respkv.keyspace.effects import Effects
 from respkv.keyspace.view import HashView, View
@@ -22,9 +27,7 @@ NO_LFU: Final = error(
     b"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that when"
     b" switching between policies at runtime LRU and LFU data will take some time to adjust."
 )
-#: hash-max-listpack-entries and -value, and the longest string that Redis embeds
-_LISTPACK_ENTRIES: Final = 512
-_LISTPACK_BYTES: Final = 64
+#: the longest string that Redis embeds
 _EMBEDDED_BYTES: Final = 44
 #: integers below this are shared objects, whose reference count reads as the largest int
 _SHARED_INTEGERS: Final = 10_000
@@ -54,9 +57,10 @@ def object_help(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     return reply.array([reply.simple(line) for line in _HELP]), effects.NONE
 
 
-def object_encoding(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
+def object_encoding(argv: list[bytes], view: View, settings: Settings) -> tuple[Reply, Effects]:
     """OBJECT ENCODING key."""
     key = argv[2]
+    view = view.quiet()
     kind = view.kind(key)
     if kind == TOMBSTONE:
         return NULL, effects.NONE
@@ -67,16 +71,16 @@ def object_encoding(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
         return reply.bulk(b"embstr" if len(value) <= _EMBEDDED_BYTES else b"raw"), effects.NONE
     fields = view.hash(key)
     assert fields is not None, "an existing key is a string or a hash"
-    return reply.bulk(_hash_encoding(fields)), effects.NONE
+    return reply.bulk(_hash_encoding(fields, settings)), effects.NONE
 
 
-def _hash_encoding(fields: HashView) -> bytes:
-    """O(1): at most 512 elements are looked at."""
-    if fields.count() > _LISTPACK_ENTRIES:
+def _hash_encoding(fields: HashView, settings: Settings) -> bytes:
+    """At most ``hash-max-listpack-entries`` fields are looked at."""
+    if fields.count() > settings.hash_listpack_entries:
         return b"hashtable"
-    expiring = False
+    expiring, limit = False, settings.hash_listpack_bytes
     for field, value, expire_at_ms in fields.items():
-        if len(field) > _LISTPACK_BYTES or len(value) > _LISTPACK_BYTES:
+        if len(field) > limit or len(value) > limit:
             return b"hashtable"
         expiring = expiring or bool(expire_at_ms)
     return b"listpackex" if expiring else b"listpack"
@@ -85,6 +89,7 @@ def _hash_encoding(fields: HashView) -> bytes:
 def object_refcount(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     """OBJECT REFCOUNT key: values are never shared here; small integers answer as Redis' shared ones."""
     key = argv[2]
+    view = view.quiet()
     kind = view.kind(key)
     if kind == TOMBSTONE:
         return NULL, effects.NONE
@@ -96,17 +101,17 @@ def object_refcount(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
 
 
 def object_idletime(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
-    """OBJECT IDLETIME key: seconds since the last access."""
-    if view.kind(argv[2]) == TOMBSTONE:
-        return NULL, effects.NONE
+    """OBJECT IDLETIME key: seconds since the last access that is known, else since the key was written."""
+    # Nothing else may look the key up here: that would be an access.
     last_ms = view.last_access_ms(argv[2])
-    idle_ms = 0 if last_ms is None else max(view.now_ms - last_ms, 0)
-    return reply.integer(idle_ms // 1000), effects.NONE
+    if last_ms is None:
+        return NULL, effects.NONE
+    return reply.integer(max(view.now_ms - last_ms, 0) // 1000), effects.NONE
 
 
 def object_freq(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     """OBJECT FREQ key: always the error of a server without an LFU policy, for a key that exists."""
-    if view.kind(argv[2]) == TOMBSTONE:
+    if view.quiet().kind(argv[2]) == TOMBSTONE:
         return NULL, effects.NONE
     raise fail(NO_LFU)
 
@@ -132,7 +137,8 @@ OBJECT: Final = CommandSpec(
             since="2.2.3",
             complexity="O(1)",
             summary="The encoding Redis would use for a value",
-            args=(Arg("key", ArgType.KEY, key_spec=0),),
+            settings=True,
+            args=(KEY,),
             tips=("nondeterministic_output",),
         ),
         CommandSpec(
@@ -146,7 +152,7 @@ OBJECT: Final = CommandSpec(
             since="4.0.0",
             complexity="O(1)",
             summary="The access frequency of a key, where it is tracked",
-            args=(Arg("key", ArgType.KEY, key_spec=0),),
+            args=(KEY,),
             tips=("nondeterministic_output",),
         ),
         CommandSpec(
@@ -171,7 +177,7 @@ OBJECT: Final = CommandSpec(
             since="2.2.3",
             complexity="O(1)",
             summary="Seconds since a key was last used",
-            args=(Arg("key", ArgType.KEY, key_spec=0),),
+            args=(KEY,),
             tips=("nondeterministic_output",),
         ),
         CommandSpec(
@@ -185,7 +191,7 @@ OBJECT: Final = CommandSpec(
             since="2.2.3",
             complexity="O(1)",
             summary="The number of references to a value",
-            args=(Arg("key", ArgType.KEY, key_spec=0),),
+            args=(KEY,),
             tips=("nondeterministic_output",),
         ),
     ),

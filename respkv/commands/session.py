@@ -167,6 +167,7 @@ class Session:
             and not self.subscribed()
             and not self.is_monitor
             and not self.closing
+            and not self.no_touch
         )
 
     def __repr__(self) -> str:
@@ -243,6 +244,9 @@ class Server(Protocol):
 
     def execute(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
         """Run one request as if it had come from the connection."""
+
+    def relieve(self) -> None:
+        """Between two commands of a cycle: commit early when the open batch has grown large."""
 
     def after_us(self, delay_us: int, action: Callable[[], None]) -> Callable[[], None]:
         """Call ``action`` on the loop after a delay; the result cancels it."""

@@ -166,6 +166,8 @@ class CommandSpec:
     deprecated_since: str = ""
     replaced_by: str = ""
     subcommands: tuple[CommandSpec, ...] = field(default=())
+    #: the handler takes the table's ``Settings`` as a third argument; the table binds it
+    settings: bool = False
 
     def fits(self, count: int) -> bool:
         """True when ``count`` words satisfy the arity."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.base.errors import CommandError
+from respkv.commands.argument_shapes import EXPIRY_OR_PERSIST, KEY
 from respkv.commands.arguments import (
     INT64_MAX,
     INT64_MIN,
@@ -218,7 +219,7 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="Read a string value",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "mget",
@@ -245,7 +246,7 @@ COMMANDS: Final = (
         since="2.2.0",
         complexity="O(1)",
         summary="The length of a string value",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "getrange",
@@ -263,7 +264,7 @@ COMMANDS: Final = (
         ),
         summary="A part of a string value, by first and last byte",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("start", ArgType.INTEGER),
             Arg("end", ArgType.INTEGER),
         ),
@@ -284,7 +285,7 @@ COMMANDS: Final = (
         ),
         summary="A part of a string value, by first and last byte",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("start", ArgType.INTEGER),
             Arg("end", ArgType.INTEGER),
         ),
@@ -303,7 +304,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Set a string value and return the one before it",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("value"),
         ),
         deprecated_since="6.2.0",
@@ -320,7 +321,7 @@ COMMANDS: Final = (
         since="6.2.0",
         complexity="O(1)",
         summary="Read a string value and delete its key",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "getex",
@@ -334,19 +335,8 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Read a string value and set or remove its expiry",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg(
-                "expiration",
-                ArgType.ONEOF,
-                flags=("optional",),
-                args=(
-                    Arg("seconds", ArgType.INTEGER, token="EX"),
-                    Arg("milliseconds", ArgType.INTEGER, token="PX"),
-                    Arg("unix-time-seconds", ArgType.UNIX_TIME, token="EXAT"),
-                    Arg("unix-time-milliseconds", ArgType.UNIX_TIME, token="PXAT"),
-                    Arg("persist", ArgType.PURE_TOKEN, token="PERSIST"),
-                ),
-            ),
+            KEY,
+            EXPIRY_OR_PERSIST,
         ),
     ),
     CommandSpec(
@@ -365,7 +355,7 @@ COMMANDS: Final = (
         ),
         summary="Add bytes to the end of a string value, making it if needed",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("value"),
         ),
     ),
@@ -385,7 +375,7 @@ COMMANDS: Final = (
         ),
         summary="Overwrite a part of a string value from an offset on",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("offset", ArgType.INTEGER),
             Arg("value"),
         ),
@@ -401,7 +391,7 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="Add one to an integer value",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "decr",
@@ -414,7 +404,7 @@ COMMANDS: Final = (
         since="1.0.0",
         complexity="O(1)",
         summary="Subtract one from an integer value",
-        args=(Arg("key", ArgType.KEY, key_spec=0),),
+        args=(KEY,),
     ),
     CommandSpec(
         "incrby",
@@ -428,7 +418,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Add an integer to an integer value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("increment", ArgType.INTEGER),
         ),
     ),
@@ -444,7 +434,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Subtract an integer from an integer value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("decrement", ArgType.INTEGER),
         ),
     ),
@@ -460,7 +450,7 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Add a floating point number to a numeric value",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
+            KEY,
             Arg("increment", ArgType.DOUBLE),
         ),
     ),

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from xxhash import xxh3_64_hexdigest
 
 from respkv.base.ids import TOMBSTONE
+from respkv.commands.argument_shapes import KEY, MILLISECONDS, PAIRS, SECONDS, VALUE, lifetimes, token
 from respkv.commands.arguments import expiry
 from respkv.commands.spec import (
     ATOMIC,
@@ -213,16 +214,16 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Set the string value of a key, whatever it held, with options for expiry and conditions",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("value"),
+            KEY,
+            VALUE,
             Arg(
                 "condition",
                 ArgType.ONEOF,
                 flags=("optional",),
                 since="2.6.12",
                 args=(
-                    Arg("nx", ArgType.PURE_TOKEN, token="NX"),
-                    Arg("xx", ArgType.PURE_TOKEN, token="XX"),
+                    token("NX"),
+                    token("XX"),
                     Arg("ifeq-value", token="IFEQ", since="8.4.0"),
                     Arg("ifne-value", token="IFNE", since="8.4.0"),
                     Arg("ifdeq-digest", token="IFDEQ", since="8.4.0"),
@@ -235,11 +236,8 @@ COMMANDS: Final = (
                 ArgType.ONEOF,
                 flags=("optional",),
                 args=(
-                    Arg("seconds", ArgType.INTEGER, token="EX", since="2.6.12"),
-                    Arg("milliseconds", ArgType.INTEGER, token="PX", since="2.6.12"),
-                    Arg("unix-time-seconds", ArgType.UNIX_TIME, token="EXAT", since="6.2.0"),
-                    Arg("unix-time-milliseconds", ArgType.UNIX_TIME, token="PXAT", since="6.2.0"),
-                    Arg("keepttl", ArgType.PURE_TOKEN, token="KEEPTTL", since="6.0.0"),
+                    *lifetimes(since="2.6.12", since_unix="6.2.0"),
+                    token("KEEPTTL", since="6.0.0"),
                 ),
             ),
         ),
@@ -263,8 +261,8 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Set a string value unless the key exists",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("value"),
+            KEY,
+            VALUE,
         ),
     ),
     CommandSpec(
@@ -279,9 +277,9 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Set a string value and its time to live in seconds",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("seconds", ArgType.INTEGER),
-            Arg("value"),
+            KEY,
+            SECONDS,
+            VALUE,
         ),
     ),
     CommandSpec(
@@ -296,9 +294,9 @@ COMMANDS: Final = (
         complexity="O(1)",
         summary="Set a string value and its time to live in milliseconds",
         args=(
-            Arg("key", ArgType.KEY, key_spec=0),
-            Arg("milliseconds", ArgType.INTEGER),
-            Arg("value"),
+            KEY,
+            MILLISECONDS,
+            VALUE,
         ),
     ),
     CommandSpec(
@@ -313,15 +311,7 @@ COMMANDS: Final = (
         complexity="O(N) where N is the number of keys to set.",
         summary="Set the string values of several keys",
         args=(
-            Arg(
-                "key_value",
-                ArgType.BLOCK,
-                flags=("multiple",),
-                args=(
-                    Arg("key", ArgType.KEY, key_spec=0),
-                    Arg("value"),
-                ),
-            ),
+            PAIRS,
         ),
         tips=("request_policy:multi_shard", "response_policy:all_succeeded"),
     ),
@@ -337,15 +327,7 @@ COMMANDS: Final = (
         complexity="O(N) where N is the number of keys to set.",
         summary="Set the string values of several keys if none of them exists",
         args=(
-            Arg(
-                "key_value",
-                ArgType.BLOCK,
-                flags=("multiple",),
-                args=(
-                    Arg("key", ArgType.KEY, key_spec=0),
-                    Arg("value"),
-                ),
-            ),
+            PAIRS,
         ),
         tips=("request_policy:multi_shard", "response_policy:agg_min"),
     ),

@@ -7,8 +7,11 @@ categories, key positions, arity) asks here.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
+from respkv.commands.settings import Settings
 from respkv.commands.spec import CommandSpec, Flag, Form
 
 #: Longest name that is looked up in other than lower or upper case.
@@ -22,13 +25,15 @@ class TableError(Exception):
 class CommandTable:
     """Commands by name. ``lookup`` takes the word as it was sent, in any case. O(1)."""
 
-    __slots__ = ("_by_word", "specs")
+    __slots__ = ("_by_word", "settings", "specs")
 
     def __init__(
         self, groups: tuple[tuple[CommandSpec, ...], ...], renamed: Mapping[str, str] | None = None
     ) -> None:
         """``renamed``: command name -> the name it goes by; an empty one removes it (rename-command)."""
-        rows = [spec for group in groups for spec in group]
+        #: what handlers whose rows ask for it are given
+        self.settings = Settings()
+        rows = [self._bound(spec) for group in groups for spec in group]
         self.specs: tuple[CommandSpec, ...] = tuple(sorted(rows, key=lambda spec: spec.name))
         self._by_word: dict[bytes, CommandSpec] = {}
         for spec in self.specs:
@@ -39,6 +44,15 @@ class CommandTable:
             self._by_word[word] = spec
             self._by_word[word.upper()] = spec
         self._rename(renamed or {})
+
+    def _bound(self, spec: CommandSpec) -> CommandSpec:
+        """The row with the settings of this table in its handler's hands, its subcommands' alike."""
+        if any(row.settings for row in spec.subcommands):
+            spec = replace(spec, subcommands=tuple(self._bound(row) for row in spec.subcommands))
+        if spec.settings:
+            assert spec.handler is not None, spec.name
+            spec = replace(spec, handler=partial(spec.handler, settings=self.settings))
+        return spec
 
     def _rename(self, renamed: Mapping[str, str]) -> None:
         moved = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
 
-from respkv.base.errors import BlockRequest, CommandError, ReadMiss
+from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.commands.notifications import events_of, expire_sighted
 from respkv.commands.session import Session
 from respkv.commands.spec import (
@@ -164,8 +164,12 @@ def watch(argv: list[bytes], session: Session) -> Reply:
     if session.multi is not None:
         raise fail(errors.WATCH_IN_MULTI)
     keyspace = session.server.keyspace
+    db = keyspace.stored[session.db]
     for key in argv[1:]:
-        keyspace.row(keyspace.stored[session.db], key)  # brings its expiry into the cache
+        # To look it up brings its expiry into the cache. What has expired goes before it is watched: when it went
+        # later, that would look like a change.
+        if keyspace.row(db, key) is None and keyspace.engine.refusal() is None:
+            session.server.transactions.applier.expire_now(keyspace.internal(db, key))
         session.server.watches.watch(session, key)
     return OK
 
@@ -174,6 +178,14 @@ def unwatch(argv: list[bytes], session: Session) -> Reply:
     """UNWATCH"""
     session.server.watches.unwatch(session)
     return OK
+
+
+@dataclass(slots=True)
+class _Run:
+    """How far a transaction has come: what its next command sees, and effects that are not applied yet."""
+
+    view: OverlayView
+    effects: list[fx.Effect]
 
 
 @dataclass(slots=True)
@@ -211,41 +223,51 @@ class Runner:
         self.applier.prepare(effects)
 
     def run(self, session: Session) -> tuple[list[Reply], list[fx.Effect]]:
-        """Run the queue; replies as they go into EXEC's array, and the effects that are not applied yet.
+        """Run the queue; finished replies as they go into EXEC's array, and the effects that are not applied yet.
 
         The rehearsal has brought every block that is needed; one that was evicted since is read in place. Events
-        go out with the command they tell of, so that they keep their places among queued PUBLISHes.
+        go out with the command they tell of, so that they keep their places among queued PUBLISHes. Each command
+        counts, and is shown to MONITOR and the slow log, as if it had come alone.
         """
-        view = self._view(session.db, session)
+        run = _Run(self._view(session.db, session), [])
+        clock = session.server.clock
         replies: list[Reply] = []
-        effects: list[fx.Effect] = []
         for argv in session.multi or ():
             spec = self.table.resolve(argv)
             assert spec is not None and spec.handler is not None, "checked when it was queued"
+            started_us = clock.monotonic_us()
             try:
-                if spec.form is Form.SESSION:
-                    reply = spec.handler(argv, session)
-                    if spec.name == "select":
-                        view = self._view(session.db, session, view)
-                else:
-                    if spec.form is Form.WALK and effects:
-                        # A walk goes over the keyspace itself: what the transaction has done so far must be there.
-                        # It is the same cycle and the same log record, so it stays all or nothing.
-                        _insist(partial(self.applier.apply, effects))
-                        effects = []
-                        view = self._view(session.db, session)
-                    reply, done = _insist(partial(run_data, spec, argv, view))
-                    if wanted := session.server.pubsub.events:
-                        for event in _insist(partial(events_of, spec, argv, done, view, wanted)):
-                            session.server.pubsub.notify(*event)
-                    view.absorb(done)
-                    effects.extend(done)
-                    if spec.name == "swapdb":
-                        view = self._view(session.db, session, view)
+                reply = self._command(session, spec, argv, run)
             except CommandError as mistake:
                 reply = mistake.reply
-            replies.append(NULL if reply is None else reply)
-        return replies, effects
+            _account(session, spec, argv, reply, clock.monotonic_us() - started_us)
+            # At once: a later HELLO changes the protocol for what comes after it.
+            replies.append(encode(NULL if reply is None else reply, session.proto))
+        return replies, run.effects
+
+    def _command(self, session: Session, spec: CommandSpec, argv: list[bytes], run: _Run) -> Reply | None:
+        """One command of the queue. Raises CommandError."""
+        assert spec.handler is not None
+        if spec.form is Form.SESSION:
+            answer: Reply | None = spec.handler(argv, session)
+            if spec.name == "select":
+                run.view = self._view(session.db, session, run.view)
+            return answer
+        if spec.form is Form.WALK and run.effects:
+            # A walk goes over the keyspace itself: what the transaction has done so far must be there.
+            # It is the same cycle and the same log record, so it stays all or nothing.
+            _insist(partial(self.applier.apply, run.effects))
+            run.effects = []
+            run.view = self._view(session.db, session)
+        reply, done = _insist(partial(run_data, spec, argv, run.view))
+        if wanted := session.server.pubsub.events:
+            for event in _insist(partial(events_of, spec, argv, done, run.view, wanted)):
+                session.server.pubsub.notify(*event)
+        run.view.absorb(done)
+        run.effects.extend(done)
+        if spec.name == "swapdb":
+            run.view = self._view(session.db, session, run.view)
+        return reply
 
     def _view(self, db: int, session: Session, before: OverlayView | None = None) -> OverlayView:
         pending = before.pending if before is not None else None
@@ -256,6 +278,17 @@ class Runner:
         """The database after a SELECT, which may be mistaken."""
         number = int(argv[1]) if argv[1].isdigit() and len(argv[1]) < 10 else -1
         return number if 0 <= number < self.keyspace.databases else db
+
+
+def _account(session: Session, spec: CommandSpec, argv: list[bytes], reply: Reply | None, took_us: int) -> None:
+    """Note that a command of a transaction ran: figures, slow log, MONITOR."""
+    server, flags = session.server, spec.flags
+    failed = isinstance(reply, bytes) and reply.startswith(b"-")
+    server.metrics.count_call(spec.name, took_us, reply if failed else None)  # type: ignore[arg-type]
+    if took_us >= server.slow_us and not flags & Flag.SKIP_SLOWLOG:
+        server.slow_command(session, argv, took_us)
+    if server.monitors and not flags & (Flag.SKIP_MONITOR | Flag.ADMIN):
+        server.feed_monitors(session, argv)
 
 
 def _insist(action: Callable[[], T]) -> T:
@@ -294,10 +327,20 @@ def execute(runner: Runner, session: Session) -> bytes:
     if session.watch_broken or session.server.watches.expired(session):
         end_multi(session)
         return encode(NULL_ARRAY, session.proto)
-    runner.rehearse(session)
-    if session.server.pubsub.events:
-        expire_sighted(runner.applier)
-    replies, effects = runner.run(session)
+    keyspace = runner.keyspace
+    hits, misses = keyspace.hits, keyspace.misses
+    try:
+        try:
+            runner.rehearse(session)
+        finally:
+            # What the rehearsal looked up is counted when it is looked up in earnest.
+            keyspace.hits, keyspace.misses = hits, misses
+        if session.server.pubsub.events:
+            expire_sighted(runner.applier)
+        replies, effects = runner.run(session)
+    except CorruptionError:
+        end_multi(session)  # Its effects are dropped; the client is told of the damage.
+        raise
     end_multi(session)
     if effects:
         _insist(partial(runner.applier.apply, effects))

@@ -30,8 +30,7 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
 from respkv.keyspace.keyspace import Keyspace
-from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry, row_expiry
-from respkv.keyspace.view import string_row
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, field_charge, field_expiry, row_expiry, string_row
 from respkv.resp.reply import BULK_HEADS
 from respkv.storage.write_batch import pack_lengths
 
@@ -64,6 +63,8 @@ class Applier:
 
     def apply(self, effects: fx.Effects) -> None:
         """Apply all effects of one command or transaction."""
+        if not effects:
+            return
         operation = effects[0][0]
         if len(effects) == 1:
             if operation == fx.PUT:
@@ -85,7 +86,7 @@ class Applier:
             if operation == fx.PUT:
                 counted.pop((effect[1], effect[2]), None)
                 self._put_strings((effect,))
-                plan.rows[effect[1], effect[2]] = string_row(effect[3], effect[4])
+                plan.rows[effect[1], effect[2]] = self._written_string(effect[1], effect[2])
             elif operation == fx.PUT_ELEMENT:
                 self._put_element(effect, plan, counted)
             elif operation == fx.REMOVE_ELEMENT:
@@ -148,24 +149,23 @@ class Applier:
             internal = prefixes[crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383] + key
             last += 1
             row = rows.get(key)
+            size = len(value)
+            head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
+            if not expire_at_ms:
+                record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
             if row.__class__ is bytes and not expire_at_ms:
                 # A plain string over a plain string: no count changes, and the row changes in place.
-                size = len(value)
-                new = BULK_HEADS[size] + value + b"\r\n" if size < 4096 else b"$%d\r\n%b\r\n" % (size, value)
-                rows[key] = new
-                grown += len(new) - len(row)
-                record = pack_string_head(1, last, node) + value
+                rows[key] = record
+                grown += len(record) - len(row)
             else:
                 old = table.get(internal)
                 if old is not None and (expire_at_ms or old[0] != STRING or old[1:BODY_AT] <= highest):
                     counts.replaced(internal, old, EXPIRING if expire_at_ms else LIVE)
                 if expire_at_ms:
-                    record = encode(STRING, pack_stamp(last, node), value, expire_at_ms)
+                    record = encode(STRING, pack_stamp(last, node), b"%b%b\r\n" % (head, value), expire_at_ms)
                     self._index_expiry(expire_at_ms, internal)
-                else:
-                    record = pack_string_head(1, last, node) + value
                 if row is not None or old_rows:
-                    cache.replace(db, key, string_row(value, expire_at_ms))
+                    cache.replace(db, key, string_row(record))
                     rows, old_rows = cache.rows(db), cache.old.get(db)
             table[internal] = record
             batch += (pack_lengths(len(record), len(internal)), internal, record)
@@ -174,6 +174,11 @@ class Applier:
         clock.last = last
         if grown:
             cache.grow(grown)
+
+    def _written_string(self, db: int, key: bytes) -> Row:
+        """The row of a string that was put a moment ago."""
+        keyspace = self.keyspace
+        return string_row(keyspace.engine.memtable.table[keyspace.internal(db, key)])
 
     def put_record(self, internal: bytes, record: bytes) -> None:
         """A live record into log, memtable, expiry index and counts, the old state unknown."""
@@ -217,12 +222,12 @@ class Applier:
         internal = keyspace.internal(db, key)
         record = keyspace.engine.memtable.table.get(internal) or plan.records[internal]
         assert record is not None and record[0] & TYPE_MASK, "an existing key has a record"
-        self.put_record(internal, with_expiry(record, keyspace.stamp(), expire_at_ms))
+        record = with_expiry(record, keyspace.stamp(), expire_at_ms)
+        self.put_record(internal, record)
         if type(row) is HashRow:
             row.expire_at_ms = expire_at_ms
         else:
-            reply = row if type(row) is bytes else row.reply  # type: ignore[union-attr]
-            new: Row = TimedString(reply, expire_at_ms) if expire_at_ms else reply
+            new = string_row(record)
             keyspace.cache.replace(db, key, new)
             plan.rows[db, key] = new
         if keyspace.watching:

@@ -1,14 +1,16 @@
 """Active expiry: works off the expiry index, oldest first, in slices.
 
 ``expired_through_ms`` moves on as the index is worked off; entries at or below it are dead and compaction drops
-them. An entry whose record has meanwhile another expiry, or none, is passed over. Keys that a reader
-met after their time come first: they are put in the expired form at once.
+them. An entry whose record has meanwhile another expiry, or none, is passed over: EXPIRE leaves the old entry behind,
+which takes room in the memtable (where it counts towards the limit at which the memtable is flushed) and on disk until
+its time has come. Keys that a reader met after their time come first: they are put in the expired form at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from itertools import islice
+from typing import TYPE_CHECKING, Final
 
 from respkv.base.errors import BlockRequest, CorruptionError, ReadMiss
 from respkv.keyspace import keys
@@ -16,14 +18,33 @@ from respkv.keyspace import keys
 if TYPE_CHECKING:
     from respkv.keyspace.apply import Applier
 
+#: Keys and elements that are remembered as met after their time. They are worked off at the end of each cycle but while
+#: writes are refused; whatever is forgotten then is found again by its next reader, or by its index entry.
+SIGHTED_MAX: Final = 100_000
+#: How many of them go at the end of one cycle; one HGETALL may meet a hundred thousand fields.
+SIGHTED_PER_CALL: Final = 1000
+
+
+class Sighted(dict[bytes, None]):
+    """Internal keys that readers met after their time, oldest first. Full, it takes no new ones."""
+
+    __slots__ = ()
+
+    def __setitem__(self, internal: bytes, nothing: None) -> None:
+        if len(self) < SIGHTED_MAX:
+            super().__setitem__(internal, nothing)
+
 
 class ExpiryDuty:
-    """The expiry worker of one keyspace. ``run`` may be called as often as one likes."""
+    """The expiry worker of one keyspace, whose list of keys to expire it bounds. ``run`` may be called as often as one
+    likes."""
 
     __slots__ = ("_damaged", "_position", "applier", "lag_ms")
 
     def __init__(self, applier: Applier, damaged: Callable[[CorruptionError], None] = lambda damage: None) -> None:
         self.applier = applier
+        # Readers only ever add to the list; how long it may get is a matter of who works it off.
+        applier.keyspace.sighted = Sighted()
         #: told of records that cannot be read; they are passed over
         self._damaged = damaged
         #: index key from which the interrupted scan goes on
@@ -31,9 +52,9 @@ class ExpiryDuty:
         self.lag_ms = 0
 
     def sighted(self) -> BlockRequest | None:
-        """Expire what readers met after its time; a block to fetch first, or None."""
+        """Expire a slice of what readers met after its time; a block to fetch first, or None."""
         keyspace = self.applier.keyspace
-        for internal in list(keyspace.sighted):
+        for internal in list(islice(keyspace.sighted, SIGHTED_PER_CALL)):
             try:
                 self.applier.expire_now(internal)
             except ReadMiss as miss:

@@ -19,7 +19,7 @@ from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_
 from respkv.keyspace import keys
 from respkv.keyspace.counts import KeyCounts
 from respkv.keyspace.floors import META_PREFIX, FlushFloors
-from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, field_charge, field_expiry, string_row
 from respkv.keyspace.scan import CursorTable
 from respkv.storage.row_cache import RowCache
 
@@ -207,13 +207,7 @@ class Keyspace:
     def build_row(self, internal: bytes, record: bytes) -> Row:
         """The row of a live record."""
         if record[0] & TYPE_MASK == STRING:
-            if record[0] & HAS_EXPIRY:
-                body = record[EXPIRING_BODY_AT:]
-                return TimedString(
-                    b"$%d\r\n%b\r\n" % (len(body), body), int.from_bytes(record[11:EXPIRING_BODY_AT], "big")
-                )
-            body = record[BODY_AT:]
-            return b"$%d\r\n%b\r\n" % (len(body), body)
+            return string_row(record)
         parts = decode(record)
         assert parts.kind == HASH, f"record type {parts.kind} has no row"
         return self._build_hash(internal, parts)

@@ -1,7 +1,10 @@
 """Rows: keys as the row cache holds them, ready for commands.
 
-A string without expiry is its finished reply, ``b"$3\\r\\nabc\\r\\n"``, so that a cached GET is one lookup and one
-append. Everything else is one of the classes below. ``charge`` is the row's size in bytes.
+A string without expiry is its record, the very object the memtable holds: one copy of the value serves both. The body
+of a string's record is its finished reply, ``$3\\r\\nabc\\r\\n``, so that a cached GET is one look-up and one
+slice. Everything else is one of the classes below. ``charge`` is the row's size in bytes, ``used_ms`` when it was
+looked up last (0: not since it was loaded). A bare record has no room for that: a string whose idle time somebody asks
+for becomes a ``TimedString`` until it is written again or leaves the cache.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 from typing import Final, TypeAlias
 
 from respkv.base.ids import HASH, STRING, TOMBSTONE
+from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY
 
 #: A field of a hash: its value, or (value, expire_at_ms) when it expires.
 FieldEntry: TypeAlias = bytes | tuple[bytes, int]
@@ -18,14 +22,16 @@ _ROW_OVERHEAD: Final = 500
 
 
 class TimedString:
-    """A string that expires: its finished reply and the time."""
+    """A string of which more is known than its record says at once: when it expires, 0 for never, and its last use."""
 
-    __slots__ = ("charge", "expire_at_ms", "reply")
+    __slots__ = ("charge", "expire_at_ms", "record", "used_ms")
 
-    def __init__(self, reply: bytes, expire_at_ms: int) -> None:
-        self.reply = reply
-        self.expire_at_ms = expire_at_ms
-        self.charge = len(reply) + 64
+    def __init__(self, record: bytes) -> None:
+        self.record = record
+        expires = record[0] & HAS_EXPIRY
+        self.expire_at_ms = int.from_bytes(record[BODY_AT:EXPIRING_BODY_AT], "big") if expires else 0
+        self.charge = len(record) + 72
+        self.used_ms = 0
 
 
 class HashRow:
@@ -46,6 +52,7 @@ class HashRow:
         "internal",
         "loaded_to",
         "prefix",
+        "used_ms",
     )
 
     def __init__(self, *, internal: bytes, prefix: bytes, floor: bytes, expire_at_ms: int) -> None:
@@ -59,6 +66,7 @@ class HashRow:
         self.complete = False
         self.loaded_to: bytes | None = None
         self.charge = _ROW_OVERHEAD + len(internal) + len(prefix)
+        self.used_ms = 0
 
     def forget_fields(self) -> int:
         """Drop the cached fields of a row that grew too large; the change of charge."""
@@ -88,15 +96,24 @@ def row_expiry(row: Row) -> int:
     return 0 if type(row) is bytes else row.expire_at_ms  # type: ignore[union-attr]
 
 
+def string_row(record: bytes) -> Row:
+    """The row of a string's record."""
+    return TimedString(record) if record[0] & HAS_EXPIRY else record
+
+
 def reply_of_string(row: Row) -> bytes:
     """The finished bulk reply of a string row."""
-    return row if type(row) is bytes else row.reply  # type: ignore[union-attr]
+    if type(row) is bytes:
+        return row[BODY_AT:]
+    return row.record[EXPIRING_BODY_AT if row.expire_at_ms else BODY_AT :]  # type: ignore[union-attr]
 
 
 def value_of_string(row: Row) -> bytes:
     """The value of a string row."""
-    reply = row if type(row) is bytes else row.reply  # type: ignore[union-attr]
-    return reply[reply.index(b"\n") + 1 : -2]
+    if type(row) is bytes:
+        return row[row.index(10, BODY_AT) + 1 : -2]
+    record = row.record  # type: ignore[union-attr]
+    return record[record.index(10, EXPIRING_BODY_AT if row.expire_at_ms else BODY_AT) + 1 : -2]  # type: ignore[union-attr]
 
 
 def field_value(entry: FieldEntry) -> bytes:

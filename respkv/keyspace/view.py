@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from respkv.base.errors import CommandError
-from respkv.causality.hlc import hlc_ms, stamp_hlc
-from respkv.causality.record import stamp_of
+from respkv.base.ids import STRING
+from respkv.causality.hlc import ZERO_STAMP, hlc_ms, stamp_hlc
+from respkv.causality.record import BODY_AT, encode, stamp_of
 from respkv.keyspace import effects as fx
 from respkv.keyspace.rows import (
     FieldEntry,
@@ -23,6 +24,7 @@ from respkv.keyspace.rows import (
     reply_of_string,
     row_expiry,
     row_kind,
+    string_row,
     value_of_string,
 )
 from respkv.resp.errors import DB_INDEX, WRONG_TYPE
@@ -130,10 +132,12 @@ class HashView:
 class View:
     """Typed reads of one database at one instant."""
 
-    __slots__ = ("db", "keyspace", "limit_bytes", "rng")
+    __slots__ = ("db", "keyspace", "limit_bytes", "rng", "touching")
 
     def __init__(self, keyspace: Keyspace, db: int, rng: Rng, limit_bytes: int) -> None:
         self.keyspace = keyspace
+        #: False: to look a key up is no use of it (OBJECT, TTL ..., all that a connection with NO-TOUCH does)
+        self.touching = True
         #: the stored database number
         self.db = db
         self.rng = rng
@@ -164,7 +168,15 @@ class View:
             keyspace.misses += 1
         else:
             keyspace.hits += 1
+            if row.__class__ is not bytes and self.touching:
+                row.used_ms = keyspace.now_ms  # type: ignore[union-attr]
         return row
+
+    def quiet(self) -> View:
+        """The same view, whose look-ups are no use of the keys."""
+        view = View(self.keyspace, self.db, self.rng, self.limit_bytes)
+        view.touching = False
+        return view
 
     def kind(self, key: bytes) -> int:
         """The key's record type, TOMBSTONE when it is absent."""
@@ -187,7 +199,7 @@ class View:
         if row.__class__ is bytes:
             keyspace.hits += 1
             keyspace.cache.hits += 1
-            return row[row.index(10) + 1 : -2], 0
+            return row[row.index(10, BODY_AT) + 1 : -2], 0
         row = self.row(key)
         if type(row) is bytes:
             return value_of_string(row), 0
@@ -200,8 +212,10 @@ class View:
     def reply(self, key: bytes) -> bytes | None:
         """The value of a string key as a finished bulk reply; raises WRONGTYPE for other kinds."""
         row = self.row(key)
-        if row is None or type(row) is bytes:
-            return row
+        if row.__class__ is bytes:
+            return row[BODY_AT:]
+        if row is None:
+            return None
         if type(row) is HashRow:
             raise CommandError(WRONG_TYPE)
         return reply_of_string(row)
@@ -224,18 +238,30 @@ class View:
         """The same instant of another database; raises the error of a bad index."""
         if not 0 <= logical_db < self.keyspace.databases:
             raise CommandError(DB_INDEX)
-        return View(self.keyspace, self.keyspace.stored[logical_db], self.rng, self.limit_bytes)
+        view = View(self.keyspace, self.keyspace.stored[logical_db], self.rng, self.limit_bytes)
+        view.touching = self.touching
+        return view
 
     def stamp_ms(self, key: bytes) -> int | None:
         """When the key's record was written (wall ms of its stamp); None when it is absent."""
-        if self.row(key) is None:
+        if self.quiet().row(key) is None:
             return None
         record = self.keyspace.record(self.keyspace.internal(self.db, key))
         return None if record is None else hlc_ms(stamp_hlc(stamp_of(record)))
 
     def last_access_ms(self, key: bytes) -> int | None:
-        """When the key was last used, as far as that is known: when it was written."""
-        return self.stamp_ms(key)
+        """When the key was last used, as far as that is known, else when it was written; None when it is absent.
+
+        Uses of a string without expiry are noted from the first question on: until then GET takes no time for it.
+        """
+        written_ms = self.stamp_ms(key)
+        if written_ms is None:
+            return None
+        cache = self.keyspace.cache
+        row: Row | None = cache.peek(self.db, key)
+        if type(row) is bytes:
+            cache.replace(self.db, key, TimedString(row))
+        return max(written_ms, getattr(row, "used_ms", 0))
 
     def memory(self, key: bytes) -> int | None:
         """Bytes the key takes in memory when it is cached, overheads included; None when it is absent."""
@@ -274,6 +300,18 @@ class OverlayView(View):
             return None
         return super().row(key)
 
+    def quiet(self) -> View:
+        """The same view, whose look-ups are no use of the keys."""
+        view = OverlayView(self.keyspace, self.db, self.rng, self.limit_bytes, self.pending)
+        view.touching = False
+        return view
+
+    def last_access_ms(self, key: bytes) -> int | None:
+        """As in ``View``; what is pending is used now."""
+        if (self.db, key) in self.pending.rows or self.db in self.pending.flushed:
+            return self.stamp_ms(key)
+        return super().last_access_ms(key)
+
     def text(self, key: bytes) -> tuple[bytes | None, int]:
         """As in ``View``, which looks into the cache by itself: here the pending effects come first."""
         return self.string(key), self.expire_at(key) or 0
@@ -293,7 +331,9 @@ class OverlayView(View):
         if not 0 <= logical_db < self.keyspace.databases:
             raise CommandError(DB_INDEX)
         number = self.pending.stored_number(self.keyspace, logical_db)
-        return OverlayView(self.keyspace, number, self.rng, self.limit_bytes, self.pending)
+        view = OverlayView(self.keyspace, number, self.rng, self.limit_bytes, self.pending)
+        view.touching = self.touching
+        return view
 
     def stamp_ms(self, key: bytes) -> int | None:
         """As in ``View``; what is pending is written now."""
@@ -317,7 +357,7 @@ class OverlayView(View):
         key = effect[2]
         view = self if db == self.db else OverlayView(self.keyspace, db, self.rng, self.limit_bytes, state)
         if operation == fx.PUT:
-            state.rows[db, key] = string_row(effect[3], effect[4])
+            state.rows[db, key] = _pending_string(effect[3], effect[4])
             state.hashes.pop((db, key), None)
         elif operation == fx.DELETE:
             state.rows[db, key] = None
@@ -379,10 +419,9 @@ class PendingState:
         return (self.stored or keyspace.stored)[logical_db]
 
 
-def string_row(value: bytes, expire_at_ms: int) -> Row:
-    """The row of a string."""
-    reply = bulk(value)
-    return TimedString(reply, expire_at_ms) if expire_at_ms else reply
+def _pending_string(value: bytes, expire_at_ms: int) -> Row:
+    """The row of a string that is not written yet and has no stamp."""
+    return string_row(encode(STRING, ZERO_STAMP, bulk(value), expire_at_ms))
 
 
 def _with_expiry(row: Row, expire_at_ms: int) -> Row:
@@ -390,6 +429,6 @@ def _with_expiry(row: Row, expire_at_ms: int) -> Row:
         copy = HashRow(internal=row.internal, prefix=row.prefix, floor=row.floor, expire_at_ms=expire_at_ms)
         copy.count, copy.count_stamp = row.count, row.count_stamp
         return copy
-    return string_row(value_of_string(row), expire_at_ms)
+    return _pending_string(value_of_string(row), expire_at_ms)
 
 

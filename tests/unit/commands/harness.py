@@ -78,7 +78,7 @@ class Harness:
             return wrong_arity(spec.name)
         assert spec.form is not Form.SESSION, f"{spec.name} needs a session"
         while True:
-            view = View(self.keyspace, self.keyspace.stored[self.db], self.rng, self.limit_bytes)
+            view = self.view()
             try:
                 reply, effects = run_data(spec, argv, view)
                 self.effects = effects
@@ -99,6 +99,10 @@ class Harness:
         reader.feed(self.raw(*words))
         reply = reader.gets()
         return ErrorText(reply) if isinstance(reply, hiredis.ReplyError) else reply
+
+    def view(self) -> View:
+        """What a command would see now."""
+        return View(self.keyspace, self.keyspace.stored[self.db], self.rng, self.limit_bytes)
 
     def advance_ms(self, count: int) -> None:
         """Let time pass."""

@@ -262,7 +262,7 @@ def test_tracking_is_a_clear_error() -> None:
     assert client("CLIENT", "TRACKINGINFO") == [b"flags", [b"off"], b"redirect", -1, b"prefixes", []]
     assert client("CLIENT", "GETREDIR") == -1
     assert client("CLIENT", "CACHING", "YES").startswith("ERR CLIENT CACHING can be called only when")
-    assert client("CLIENT", "CACHING", "x") == ErrorText("ERR syntax error")
+    assert client("CLIENT", "CACHING", "x").startswith("ERR CLIENT CACHING can be called only when")
     client("HELLO", 3)
     raw = client.raw("CLIENT", "TRACKINGINFO")
     assert raw == b"%3\r\n$5\r\nflags\r\n~1\r\n$3\r\noff\r\n$8\r\nredirect\r\n:-1\r\n$8\r\nprefixes\r\n*0\r\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from respkv.commands import generic
+from respkv.commands import arguments
 from respkv.commands import object as object_commands
+from respkv.commands.table import build_table
+from respkv.config.store import ConfigStore
 from respkv.resp import errors
 from tests.unit.commands.harness import Harness
 
@@ -127,7 +129,7 @@ def test_copy_to_another_database() -> None:
         ("FOO", errors.SYNTAX),
         ("DB", errors.SYNTAX),
         ("DB x", errors.NOT_INTEGER),
-        ("DB 99999999999", generic.INT_RANGE),
+        ("DB 99999999999", arguments.INT_RANGE),
         ("DB -1", errors.DB_INDEX),
         ("DB 1 REPLACE FOO", errors.SYNTAX),
     ],
@@ -186,6 +188,33 @@ def test_object_encoding_of_hashes() -> None:
     h("HPEXPIRE", "expiring", "5000", "FIELDS", "1", "f")
     found = [h("object", "encoding", key) for key in ("small", "long", "many", "expiring", "absent")]
     assert found == [b"listpack", b"hashtable", b"hashtable", b"listpackex", None]
+
+
+def test_object_encoding_of_hashes_follows_the_directives() -> None:
+    h = Harness()
+    h("HSET", "h", "f", "v" * 10, "g", "w")
+
+    def encoding() -> bytes:
+        found: bytes = h("OBJECT", "ENCODING", "h")
+        return found
+
+    config = ConfigStore({"hash-max-listpack-value": 9})
+    h.table.settings.follow(config)
+    assert encoding() == b"hashtable"
+    # The value counts as it is now: what Redis keeps a hashtable is a listpack again here.
+    config.set([(b"hash-max-ziplist-value", b"10")])
+    assert encoding() == b"listpack"
+    config.set([(b"hash-max-listpack-entries", b"1")])
+    assert encoding() == b"hashtable"
+    config.set([(b"hash-max-ziplist-entries", b"2")])
+    assert encoding() == b"listpack"
+    h("HPEXPIRE", "h", "5000", "FIELDS", "1", "f")
+    assert encoding() == b"listpackex"
+    config.set([(b"hash-max-listpack-entries", b"0")])
+    assert encoding() == b"hashtable"
+    # Another node's table has its own.
+    assert build_table().settings.hash_listpack_entries == 512
+    assert "hash_listpack_entries=0" in repr(h.table.settings)
 
 
 def test_object_others() -> None:

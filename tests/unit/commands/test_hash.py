@@ -198,19 +198,52 @@ def test_hrandfield_repeats_with_a_negative_count() -> None:
     assert len(h("HRANDFIELD", "h", "-100", "WITHVALUES")) == 200
 
 
+def test_hrandfield_draws_as_often_as_it_is_asked_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    h = Harness()
+    h("HSET", "h", "a", "1", "bb", "2")
+    assert len(h("HRANDFIELD", "h", -100_001)) == 100_001
+    assert len(h("HRANDFIELD", "h", -30_001, "WITHVALUES")) == 60_002
+    h.proto = 3
+    assert {tuple(pair) for pair in h("HRANDFIELD", "h", -3_001, "WITHVALUES")} == {(b"a", b"1"), (b"bb", b"2")}
+    # The bound is one of bytes: 15 for both fields, 66 with their values in the forms of both protocols.
+    monkeypatch.setattr(hash_scan, "DRAWN_BYTES_MAX", 15_000)
+    assert len(h("HRANDFIELD", "h", -2_000)) == 2_000
+    assert h.raw("HRANDFIELD", "h", -2_001) == hash_scan.TOO_MANY_DRAWS
+    assert len(h("HRANDFIELD", "h", -454, "WITHVALUES")) == 454
+    assert h.raw("HRANDFIELD", "h", -455, "WITHVALUES") == hash_scan.TOO_MANY_DRAWS
+
+
+def test_hrandfield_goes_over_a_large_hash_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hash_scan, "VISITS_MAX", 100)
+    monkeypatch.setattr(hash_scan, "_STEP", 40)
+    h = Harness()
+    fields = filled(h, "h", 120)
+    assert set(h("HRANDFIELD", "h", "200")) == set(fields)
+    assert len(set(h("HRANDFIELD", "h", "90"))) == 90
+    assert h("HRANDFIELD", "h") in fields
+    assert set(h("HRANDFIELD", "h", "-4000")) == set(fields)
+    view = h.view()
+    walk = hash_scan.hrandfield([b"HRANDFIELD", b"h", b"-100"], view)
+    steps = 0
+    with pytest.raises(StopIteration):
+        while next(walk) is None:
+            steps += 1
+    assert steps == 3 + 2
+
+
 def test_hrandfield_mistakes() -> None:
     h = Harness()
     h("HSET", "h", "a", "1")
     assert h.raw("HRANDFIELD", "h", "x") == errors.NOT_INTEGER
-    assert h.raw("HRANDFIELD", "h", -_INT64_MAX - 1) == hash_commands.BAD_COUNT
+    assert h.raw("HRANDFIELD", "h", -_INT64_MAX - 1) == hash_scan.BAD_COUNT
     assert h.raw("HRANDFIELD", "h", _INT64_MAX, "WITHVALUES") == errors.OUT_OF_RANGE
     for count in (_INT64_MAX // 2 + 1, -(_INT64_MAX // 2) - 1, -_INT64_MAX):
         assert h.raw("HRANDFIELD", "absent", count, "WITHVALUES") == errors.OUT_OF_RANGE
-    assert h.raw("HRANDFIELD", "absent", -_INT64_MAX - 1, "FOO") == hash_commands.BAD_COUNT
+    assert h.raw("HRANDFIELD", "absent", -_INT64_MAX - 1, "FOO") == hash_scan.BAD_COUNT
     assert h.raw("HRANDFIELD", "absent", _INT64_MAX, "FOO") == errors.SYNTAX
     # Draws are counted only where there is something to draw from.
-    assert h.raw("HRANDFIELD", "h", -hash_commands.DRAWS_MAX - 1) == errors.OUT_OF_RANGE
-    assert h.raw("HRANDFIELD", "h", -_INT64_MAX) == errors.OUT_OF_RANGE
+    assert h.raw("HRANDFIELD", "h", -_INT64_MAX) == hash_scan.TOO_MANY_DRAWS
+    assert h.raw("HRANDFIELD", "h", -(_INT64_MAX // 2), "WITHVALUES") == hash_scan.TOO_MANY_DRAWS
     assert h("HRANDFIELD", "absent", -_INT64_MAX) == []
     assert h("HRANDFIELD", "absent", -(_INT64_MAX // 2), "WITHVALUES") == []
     assert h("HRANDFIELD", "absent", _INT64_MAX // 2, "WITHVALUES") == []

@@ -100,6 +100,9 @@ CASES = [
     ("", "SETBIT k 7 1", ["setbit k"]),
     ("", "BITFIELD k SET u8 0 7 INCRBY u8 8 1", ["setbit k"]),
     ("SET k a", "BITFIELD k GET u8 0", []),
+    # The string grows by zeros, of which Redis tells nobody.
+    ("SET k a", "BITFIELD k OVERFLOW FAIL SET u8 8 256 GET u8 0 INCRBY i8 16 -129", []),
+    ("SET k a", "BITFIELD k OVERFLOW FAIL SET u8 8 256 SET u8 8 0", ["setbit k"]),
     ("SET k a", "BITOP NOT to k", ["set to"]),
     ("SET to a", "BITOP NOT to k", ["del to"]),
     ("", "BITOP NOT to k", []),
@@ -191,6 +194,7 @@ RARE = [
     ("", "HGETALL h", ["keymiss h"]),
     ("", "BITFIELD k GET u8 0 GET u8 8", ["keymiss k"]),
     ("", "BITFIELD k GET u8 0 SET u8 8 1", ["new k", "setbit k"]),
+    ("", "BITFIELD k OVERFLOW FAIL SET u8 8 256", ["new k"]),
     ("", "HSCAN h 0", ["keymiss h"]),
     ("HSET h a 1", "HSCAN h 0", []),
     ("", "KEYS *", []),

@@ -204,6 +204,18 @@ def test_arity_of_exec_discards(driver: NodeDriver) -> None:
     assert client.call("EXEC") == b"-ERR EXEC without MULTI\r\n"
 
 
+def test_the_protocol_may_change_inside(driver: NodeDriver) -> None:
+    client = driver.connect()
+    client.call("HSET", "h", "f", "v")
+    client.call("MULTI")
+    read, look = ("HGETALL", "h"), ("GET", "absent")
+    for words in (read, ("HELLO", "3"), read, look, ("HELLO", "2"), look):
+        client.call(*words)
+    answer = client.call("EXEC")
+    assert answer.startswith(b"*6\r\n*2\r\n$1\r\nf\r\n$1\r\nv\r\n%7\r\n")
+    assert b"%1\r\n$1\r\nf\r\n$1\r\nv\r\n_\r\n*14\r\n" in answer and answer.endswith(b"$-1\r\n")
+
+
 def test_a_swap_breaks_watches_of_keys_in_either_database(driver: NodeDriver) -> None:
     watcher, writer = driver.connect(), driver.connect()
     writer.call("SELECT", "1")
@@ -233,6 +245,26 @@ def test_a_swap_with_itself_changes_nothing(driver: NodeDriver) -> None:
     watcher.call("MULTI")
     assert watcher.call("EXEC") == b"*0\r\n"
     assert writer.call("SWAPDB", "16", "x") == b"-ERR invalid second DB index\r\n"
+    assert writer.call("SWAPDB", str(-(1 << 31) - 1), "16") == b"-ERR invalid first DB index\r\n"
+    assert writer.call("SWAPDB", "16", str(1 << 31)) == b"-ERR invalid second DB index\r\n"
+
+
+def test_what_had_expired_before_it_was_watched_may_go(driver: NodeDriver) -> None:
+    driver.node.active_expire = False
+    watcher, writer = driver.connect(), driver.connect()
+    for words in (("GET", "k"), ("DEL", "k"), ("FLUSHALL",), ("SWAPDB", "0", "1")):
+        writer.call("SET", "k", "v", "PX", "10")
+        driver.pass_time(11_000)
+        watcher.call("WATCH", "k")
+        writer.call(*words)
+        watcher.call("MULTI")
+        assert watcher.call("EXEC") == b"*0\r\n", words
+    writer.call("SET", "k", "v", "PX", "10")
+    driver.pass_time(11_000)
+    watcher.call("WATCH", "k")
+    writer.call("SET", "k", "v")
+    watcher.call("MULTI")
+    assert watcher.call("EXEC") == b"*-1\r\n"
 
 
 def test_a_cached_key_is_seen_with_its_pending_changes(driver: NodeDriver) -> None:

@@ -54,7 +54,7 @@ def test_put() -> None:
     touched = watch(rig)
     rig.apply(fx.put(0, b"k", b"v"))
     record = decode(rig.stored(K) or b"")
-    assert (record.kind, record.expire_at_ms, record.body) == (STRING, 0, b"v")
+    assert (record.kind, record.expire_at_ms, record.body) == (STRING, 0, b"$1\r\nv\r\n")
     assert record.stamp == rig.keyspace.clock.last.to_bytes(8, "big") + b"\x00\x01"
     assert rig.view().string(b"k") == b"v" and rig.total() == 1
     assert touched == [(0, b"k")] and index_entries(rig) == []
@@ -166,7 +166,7 @@ def test_expire_a_string(flushed: bool, before: int, after: int) -> None:
     touched = watch(rig)
     rig.apply(fx.expire(0, b"k", after))
     new = decode(rig.stored(K) or b"")
-    assert (new.kind, new.body, new.expire_at_ms) == (STRING, b"v", after) and new.stamp > old.stamp
+    assert (new.kind, new.body, new.expire_at_ms) == (STRING, b"$1\r\nv\r\n", after) and new.stamp > old.stamp
     assert rig.view().expire_at(b"k") == after and rig.view().string(b"k") == b"v"
     rig.keyspace.cache.clear_all()
     assert rig.view().expire_at(b"k") == after

@@ -6,7 +6,7 @@ import pytest
 
 from respkv.base.ids import HASH, TOMBSTONE
 from respkv.keyspace import effects as fx
-from respkv.keyspace import keys
+from respkv.keyspace import expiry, keys
 from tests.unit.keyspace.rig import START_MS, Rig
 
 SOON = START_MS + 1000
@@ -191,6 +191,43 @@ def test_a_sighted_key_that_misses_is_kept_for_later() -> None:
     request.install(request.read())
     assert rig.expiry.sighted() is None and not rig.keyspace.sighted
     assert rig.total() == 0
+
+
+def test_what_readers_met_is_bounded_while_nobody_works_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expiry, "SIGHTED_MAX", 5)
+    monkeypatch.setattr(expiry, "SIGHTED_PER_CALL", 4)
+    rig = Rig()
+    rig.apply(*(fx.put(0, b"k%d" % n, b"v", SOON) for n in range(8)))
+    rig.apply(*(fx.put_element(0, b"h", HASH, b"f%d" % n, b"v", SOON) for n in range(8)))
+    rig.advance_ms(1000)
+    view = rig.view()
+    assert all(view.string(b"k%d" % n) is None for n in range(8))
+    assert len(rig.keyspace.sighted) == 5
+    # What had no room is met again by its next reader, or worked off by way of the index.
+    assert rig.expiry.sighted() is None and len(rig.keyspace.sighted) == 1
+    assert rig.expiry.sighted() is None and not rig.keyspace.sighted
+    found = rig.view().hash(b"h")
+    assert found is not None and list(found.items()) == []
+    assert len(rig.keyspace.sighted) == 5
+    assert rig.expiry.sighted() is None
+    rig.expire()
+    assert rig.total() == 0 and rig.keyspace.expired_keys == 8
+
+
+def test_a_key_whose_expiry_is_set_over_and_over_fills_no_more_than_a_memtable() -> None:
+    limit = 64 << 10
+    rig = Rig(memtable_bytes=limit)
+    rig.apply(fx.put(0, b"k", b"v"))
+    most = 0
+    for n in range(1000):
+        rig.apply(fx.expire(0, b"k", SOON + n))
+        most = max(most, len(rig.engine.memtable.derived))
+        rig.driver.settle()
+    # An index entry is taken for 260 bytes.
+    assert limit // 260 - 10 < most <= limit // 260 + 1
+    rig.advance_ms(1999)
+    rig.expire(1000)
+    assert rig.view().kind(b"k") == TOMBSTONE and rig.keyspace.expired_keys == 1
 
 
 def test_expiry_goes_on_after_a_restart() -> None:

@@ -1,6 +1,6 @@
-"""The bytes of internal keys and records, version 1, as docs/formats/records.md describes them.
+"""The bytes of internal keys and records, version 2, as docs/formats/records.md describes them.
 
-They may never change: a change needs a new version of the formats, and stores of version 1 must still be read.
+They may never change: a change needs a new version of the formats, and older stores must be refused with advice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from respkv.keyspace import keys
 from respkv.storage.write_batch import iterate_payload
 from tests.unit.keyspace.rig import START_MS, Rig
 
-GOLDEN = Path(__file__).parent / "golden" / "records-1.txt"
+GOLDEN = Path(__file__).parent / "golden" / "records-2.txt"
 
 
 def write_everything(rig: Rig) -> list[tuple[bytes, bytes]]:

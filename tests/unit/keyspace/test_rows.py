@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from respkv.base.ids import HASH, STRING, TOMBSTONE
+from respkv.causality.record import encode
 from respkv.keyspace.rows import (
     HashRow,
     TimedString,
@@ -26,8 +27,10 @@ def hash_row() -> HashRow:
 @pytest.mark.parametrize("value", [b"", b"abc", b"\r\n", b"$3\r\n\n", b"x" * 1000])
 def test_strings(value: bytes) -> None:
     reply = b"$%d\r\n%b\r\n" % (len(value), value)
-    plain, timed = string_row(value, 0), string_row(value, 99)
-    assert plain == reply and type(timed) is TimedString
+    stamp = b"\n" * 10  # a stamp may hold line ends
+    record = encode(STRING, stamp, reply)
+    plain, timed = string_row(record), string_row(encode(STRING, stamp, reply, 99))
+    assert plain is record and type(timed) is TimedString
     for row, expiry in ((plain, 0), (timed, 99)):
         assert row_kind(row) == STRING and row_expiry(row) == expiry
         assert reply_of_string(row) == reply and value_of_string(row) == value
