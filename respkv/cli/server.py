@@ -113,6 +113,8 @@ def _serve(
             "Warning: no config file specified, using the default config. In order to specify a config file"
             " use respkv-server /path/to/respkv.conf",
         )
+    for warning in config.warnings():
+        log("warning", f"WARNING: {warning}")
     if mode in process.SUPERVISORS and not supervisor:
         log("warning", f"{mode} supervision requested, but {process.SUPERVISORS[mode]} not found!")
     if supervisor == "upstart":

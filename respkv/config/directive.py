@@ -20,7 +20,8 @@ class Effect(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Directive:
-    """``help`` is one sentence. ``mutable``: CONFIG SET may change it. ``protected``: only when
+    """``help`` is one sentence; ``warning`` is what the log says at start of another value than the default, with
+    the value at ``{}``. ``mutable``: CONFIG SET may change it. ``protected``: only when
     enable-protected-configs allows it. ``hidden``: globs of CONFIG GET do not find it."""
 
     name: str
@@ -33,6 +34,7 @@ class Directive:
     hidden: bool = False
     sensitive: bool = False
     aliases: tuple[str, ...] = ()
+    warning: str = ""
 
 
 @dataclass(frozen=True, slots=True)

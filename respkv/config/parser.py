@@ -23,18 +23,20 @@ UNSAFE: Final = "not supported by respkv yet; it would be unsafe to ignore it"
 
 
 class ConfigFileError(RespkvError):
-    """A line that cannot be taken. ``report`` is the block Redis prints on standard error."""
+    """A line that cannot be taken. ``report`` is the block Redis prints on standard error, and the file's name
+    if it is one (``path``): a file may have been included, and line numbers of options go on after the file's."""
 
-    def __init__(self, reason: str, *, line: str, number: int, version: str) -> None:
+    def __init__(self, reason: str, *, line: str, number: int, version: str, path: str = "") -> None:
         super().__init__(f"line {number}: {reason}")
         self.reason = reason
         self.line = line
         self.number = number
+        self.path = path
         self.report = (
             f"\n*** FATAL CONFIG FILE ERROR (Redis {version}) ***\n"
             f"Reading the configuration file, at line {number}\n"
             f">>> '{line}'\n{reason}\n"
-        )
+        ) + (f"(in the file '{path}')\n" if path else "")
 
 
 class ConfigReadError(RespkvError):
@@ -65,14 +67,20 @@ class Loaded:
 
 
 def load(
-    text: str, *, reader: Reader | None = None, knows_command: Callable[[str], bool] | None = None
+    text: str,
+    *,
+    reader: Reader | None = None,
+    knows_command: Callable[[str], bool] | None = None,
+    path: str = "",
+    path_lines: int = 0,
 ) -> Loaded:
     """Read ``text``, a whole configuration. Raises ConfigFileError and ConfigReadError.
 
-    With ``knows_command`` the names in ``rename-command`` are checked.
+    With ``knows_command`` the names in ``rename-command`` are checked. The first ``path_lines`` lines come from
+    the file ``path``.
     """
     loaded = Loaded()
-    _load_text(text, loaded, reader, knows_command, depth=0)
+    _load_text(text, loaded, reader, knows_command, path=path, path_lines=path_lines, depth=0)
     return loaded
 
 
@@ -82,6 +90,8 @@ def _load_text(
     reader: Reader | None,
     knows_command: Callable[[str], bool] | None,
     *,
+    path: str,
+    path_lines: int,
     depth: int,
 ) -> None:
     for number, raw in enumerate(text.split("\n"), 1):
@@ -100,8 +110,10 @@ def _load_text(
                     raise ConfigError(_BAD_DIRECTIVE)
                 if depth == INCLUDE_DEPTH_MAX:
                     raise ConfigError("files include each other without end")
-                for path in reader.expand(args[0]):
-                    _load_text(reader.read(path), loaded, reader, knows_command, depth=depth + 1)
+                for found in reader.expand(args[0]):
+                    included = reader.read(found)
+                    lines = included.count("\n") + 1
+                    _load_text(included, loaded, reader, knows_command, path=found, path_lines=lines, depth=depth + 1)
             elif name == "rename-command":
                 _rename(args, loaded.renamed, knows_command)
             elif name in ("user", "loadmodule") and args:
@@ -114,7 +126,8 @@ def _load_text(
             version = loaded.values.get(
                 "respkv-reported-version", schema.DIRECTIVES["respkv-reported-version"].default
             )
-            raise ConfigFileError(error.reason, line=line, number=number, version=str(version)) from None
+            file = path if number <= path_lines else ""
+            raise ConfigFileError(error.reason, line=line, number=number, version=str(version), path=file) from None
 
 
 def _set(name: str, args: list[str], values: dict[str, Value]) -> None:

@@ -119,8 +119,20 @@ class ConfigStore:
         return [
             f"'{name}' is accepted for compatibility and has no effect"
             for name, row in schema.DIRECTIVES.items()
-            if row.effect is Effect.KEPT and self._values[name] != row.default
+            if row.effect is Effect.KEPT and not row.warning and self._values[name] != row.default
         ]
+
+    def warnings(self) -> list[str]:
+        """A log line for each directive whose value a person may rely on in vain."""
+        return [
+            row.warning.format(row.kind.render(self._values[name]))
+            for name, row in schema.DIRECTIVES.items()
+            if row.warning and self._values[name] != row.default
+        ]
+
+    def sync_policy(self) -> str:
+        """When the log is forced to disk: ``appendfsync``, and "no" without ``appendonly``. Follow both."""
+        return self.string("appendfsync") if self.flag("appendonly") else "no"
 
     # Changing
 

@@ -56,7 +56,7 @@ def _family(row: Row, figure: Number | Mapping[str, Number] | Histogram) -> Metr
         family = GaugeMetricFamily(row.name, row.help, labels=labels)
     if isinstance(figure, Mapping):
         for label, value in figure.items():
-            family.add_metric([label], value * row.scale)
+            family.add_metric([row.prefix + label], value * row.scale)
     else:
         family.add_metric([], figure * row.scale)
     return family

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Final
 
-from respkv.server.connection import CLOSING, RECV_BYTES_MIN, Connection
+from respkv.server.connection import BRAKED, CLOSING, PENDING, RECV_BYTES_MIN, Connection
 
 #: A connection that is to be closed after its output is closed anyway when the peer takes none for so long.
 LINGER_US: Final = 60_000_000
 SWEEP_SLICE: Final = 1000
+ATTACK_LOG_US: Final = 60_000_000
 
 
 class OutputLimit:
@@ -30,6 +31,7 @@ class ClientLimits:
     """Checks connections; ``drop`` closes, ``log(text)`` tells why."""
 
     __slots__ = (
+        "_attack_us",
         "_drop",
         "_log",
         "_sweep_fds",
@@ -46,6 +48,7 @@ class ClientLimits:
         self._drop = drop
         self._log = log
         self._sweep_fds: list[int] = []
+        self._attack_us = 0
         self.normal = OutputLimit(hard_bytes=0, soft_bytes=0, soft_us=0)
         self.pubsub = OutputLimit(hard_bytes=32 << 20, soft_bytes=8 << 20, soft_us=60_000_000)
         self.query_bytes = 1 << 30
@@ -55,7 +58,7 @@ class ClientLimits:
     def check_output(self, connection: Connection, now_us: int) -> None:
         """Close the connection when too much output waits, or much for too long."""
         session = connection.session
-        limit = self.pubsub if session.channels or session.patterns else self.normal
+        limit = self.pubsub if session.subscribed() else self.normal
         queued = connection.queued()
         over = bool(limit.hard_bytes) and queued > limit.hard_bytes
         if limit.soft_bytes and queued > limit.soft_bytes:
@@ -75,13 +78,24 @@ class ClientLimits:
 
     def check_input(self, connection: Connection) -> None:
         """Close the connection when it has sent too much that is not yet a request."""
-        if connection.parser.buffered > self.query_bytes:
+        if not connection.closed and connection.parser.buffered > self.query_bytes:
             self.query_drops += 1
             session = connection.session
             self._log(
                 f"Closing client that reached max query buffer length: id={session.id} addr={session.address}"
             )
             self._drop(connection)
+
+    def cross_protocol(self, connection: Connection, now_us: int) -> None:
+        """The connection is closed because it speaks HTTP. The log tells once a minute at most."""
+        if self._attack_us and now_us - self._attack_us <= ATTACK_LOG_US:
+            return
+        self._attack_us = now_us
+        self._log(
+            "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Redis."
+            " This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your Redis"
+            f" instance. Connection from {connection.session.address} aborted."
+        )
 
     def sweep(self, connections: dict[int, Connection], now_us: int) -> bool:
         """Look at the next slice of all connections; True when a round is complete."""
@@ -102,7 +116,9 @@ class ClientLimits:
             if idle_us > LINGER_US:
                 self._drop(connection)
             return
-        waits = session.blocked is not None or session.subscribed() or session.is_monitor
+        # Nor is it the client that is slow when its requests or its replies wait for us.
+        ours = connection.halts & (PENDING | BRAKED) or connection.held_count
+        waits = ours or session.blocked is not None or session.subscribed() or session.is_monitor
         if self.idle_us and idle_us > self.idle_us and not waits:
             self.timeout_drops += 1
             self._drop(connection)

@@ -173,6 +173,8 @@ class Connection:
                 return
             self.unsent_bytes -= sent
             budget -= sent
+            # Who takes a long reply bit by bit is not idle.
+            self.active_us = self.reactor.now_us
             if sent < len(chunk):
                 unsent[0] = memoryview(chunk)[sent:]
                 break

@@ -13,7 +13,6 @@ import gc
 import os
 import signal
 import socket
-import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, Final
@@ -166,7 +165,7 @@ class Server:
         self.durability = Durability(
             node,
             self.sync_lane,
-            policy=lambda: self.config.string("appendfsync"),
+            policy=self.config.sync_policy,
             clock_us=self.clock.monotonic_us,
             synced=reactor.on_durable,
             fatal=self._fatal,
@@ -342,6 +341,7 @@ class Server:
             last.update(now)
 
         metrics.on_refresh(bring)
+        metrics.attach("cpu", lambda: process.cpu_figures(self.fs, self.workers.process_ids()))
 
     # End
 
@@ -427,10 +427,10 @@ class Server:
             self.log("warning", str(error))
             self._release()
             self.workers.stop()
+            self._remove_pidfile()
             return
         self.log(
             "warning", "=== RESPKV BUG REPORT: a cycle failed; the next start recovers what was logged ==="
         )
         self.log("warning", "".join(traceback.format_exception(error)))
-        sys.stdout.flush()
         os._exit(1)

@@ -99,21 +99,44 @@ def _bind_one(name: str, port: int) -> socket.socket:
 
 
 def bind_unix(path: str, permissions: int) -> socket.socket:
-    """A bound Unix socket; a stale one of the same name is replaced. ListenError."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    """A bound Unix socket; a stale one of the same name is replaced, one that is listened on is not. ListenError."""
+    sock = _unix_socket()
+    bound = False
     try:
         try:
             if stat.S_ISSOCK(os.stat(path).st_mode):
+                if _is_served(path):
+                    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
                 os.unlink(path)
         except FileNotFoundError:
             pass
         sock.bind(path)
+        bound = True
         if permissions:
             os.chmod(path, permissions)
     except OSError as error:
         sock.close()
-        raise ListenError(f"Failed opening Unix socket: bind: {error.strerror}") from error
+        if bound:
+            os.unlink(path)
+        # A path that is too long is refused before the system is asked, so there is no number of an error.
+        raise ListenError(f"Failed opening Unix socket: bind: {error.strerror or error}") from error
     return sock
+
+
+def _unix_socket() -> socket.socket:
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+
+
+def _is_served(path: str) -> bool:
+    """Whether somebody listens on the Unix socket ``path``; one with a full queue does."""
+    with _unix_socket() as probe:
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def format_address(name: object) -> str:

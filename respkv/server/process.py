@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from typing import Final
 
 from respkv.env.fs import FileSystem
@@ -20,6 +21,19 @@ OWN_FILES: Final = 512
 HUGE_PAGES: Final = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
+def open_standard_files() -> None:
+    """Open what whoever started us has closed of standard input, output and error, on /dev/null.
+
+    Else the first file of the store would get such a number, and text meant for people would end in it.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)  # The lowest free number: fd.
+            os.set_inheritable(null, True)
+
+
 def daemonize() -> None:
     """Go to the background: the parent ends, the child leads its own session with no terminal."""
     if os.fork() != 0:
@@ -30,6 +44,22 @@ def daemonize() -> None:
         os.dup2(null, fd)
     if null > 2:
         os.close(null)
+
+
+#: supervisor -> the variable by which it is known
+SUPERVISORS: Final = {"upstart": "UPSTART_JOB", "systemd": "NOTIFY_SOCKET"}
+
+
+def supervisor(mode: str, environment: Mapping[str, str]) -> str:
+    """Who has started this process and wants to hear of it, by the directive ``supervised``; "" is nobody."""
+    wanted = SUPERVISORS if mode == "auto" else [mode] if mode in SUPERVISORS else []
+    return next((name for name in wanted if environment.get(SUPERVISORS[name])), "")
+
+
+def stop_for_upstart(environment: MutableMapping[str, str]) -> None:
+    """Stop, and go on when upstart says so. Processes of ours are not its jobs, so the variable goes."""
+    del environment["UPSTART_JOB"]
+    os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def notify_supervisor(environment: Mapping[str, str], text: str) -> bool:
@@ -129,6 +159,22 @@ def huge_pages_advice(fs: FileSystem) -> str:
         "Transparent huge pages are not enabled for all programs: writes are slower than they could be. To enable"
         f" them: 'echo always > {HUGE_PAGES}' as root, and in your boot scripts to keep the setting."
     )
+
+
+def cpu_figures(fs: FileSystem, children: Iterable[int]) -> dict[str, float]:
+    """Seconds of processor time: ``user`` and ``sys`` of this process, ``user_children`` and ``sys_children`` of
+    those it has started, the running ones (by number in ``children``) and the ended ones."""
+    own, ended = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    user, system = ended.ru_utime, ended.ru_stime
+    ticks = os.sysconf("SC_CLK_TCK")
+    for number in children:
+        try:
+            words = fs.read_all(f"/proc/{number}/stat").rpartition(b")")[2].split()
+            user += int(words[11]) / ticks
+            system += int(words[12]) / ticks
+        except (OSError, ValueError, IndexError):
+            continue  # It has just ended.
+    return {"user": own.ru_utime, "sys": own.ru_stime, "user_children": user, "sys_children": system}
 
 
 def memory_figures(fs: FileSystem) -> dict[str, int]:

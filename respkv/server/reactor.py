@@ -373,6 +373,8 @@ class Reactor:
         if error is not None:
             if error:
                 connection.out.append(error)
+            else:
+                self.limits.cross_protocol(connection, self.now_us)
             connection.close(after_output=True)
         elif connection.session.closing:
             connection.close(after_output=True)

@@ -52,7 +52,8 @@ class ServerLog:
         data = text.encode("utf-8", "surrogateescape")
         try:
             if not self.path:
-                sys.stdout.flush()
+                if sys.stdout is not None:  # It was closed when the program started.
+                    sys.stdout.flush()
                 os.write(1, data)
                 return
             fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

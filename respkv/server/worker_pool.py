@@ -210,6 +210,8 @@ class WorkerPool:
             stdout=subprocess.PIPE,
             env=worker_environment(),
             bufsize=0,
+            # Of its own, so that an interrupt from the keyboard does not reach a worker that is just starting.
+            process_group=0,
         )
         assert process.stdin is not None and process.stdout is not None
         # The descriptors outlive the file objects, which would close them when they are collected.

@@ -62,7 +62,12 @@ PERSISTENCE: Final = Section(
             10000,
             "A stamp further ahead of the clock than this is refused.",
         ),
-        kept("appendonly", Flag(), True, "Log each write; the log cannot be switched off."),
+        Directive(
+            "appendonly",
+            Flag(),
+            True,
+            "Force the log to disk as appendfsync says; no: the log is written all the same, as with appendfsync no.",
+        ),
         kept(
             "appendfilename",
             _file_name("appendfilename", "filename"),
@@ -150,6 +155,8 @@ MEMORY: Final = Section(
             ),
             "noeviction",
             "Which keys to remove when memory is short; none ever is.",
+            warning="'maxmemory-policy {}' has no effect: nothing is evicted. 'maxmemory' bounds caches and memtables,"
+            " not the data; 'max-disk' bounds that.",
         ),
         kept("maxmemory-samples", Integer(1, INT_MAX), 5, "Keys looked at before one is evicted."),
         kept("maxmemory-eviction-tenacity", Integer(0, 100), 10, "Effort of eviction."),
@@ -177,14 +184,14 @@ MEMORY: Final = Section(
 ENCODINGS: Final = Section(
     "What OBJECT ENCODING answers",
     (
-        kept(
+        Directive(
             "hash-max-listpack-entries",
             _LONG,
             512,
             "Most fields of a hash called listpack.",
             aliases=("hash-max-ziplist-entries",),
         ),
-        kept(
+        Directive(
             "hash-max-listpack-value",
             _BYTES,
             64,

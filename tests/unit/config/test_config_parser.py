@@ -130,6 +130,18 @@ def test_an_error_in_an_included_file_names_the_line_there() -> None:
     with pytest.raises(ConfigFileError) as caught:
         load("\n\ninclude a.conf", reader=Files(a_conf="\nfoo"))
     assert caught.value.number == 2 and caught.value.line == "foo"
+    assert caught.value.report.endswith("at line 2\n>>> 'foo'\nBad directive or wrong number of arguments\n"
+                                        "(in the file 'a.conf')\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"), [("foo", "main.conf"), ("include a.conf", "a.conf"), ("port 1\nfoo", ""), ("\n\nfoo", "")]
+)
+def test_an_error_names_the_file_unless_it_is_in_an_option(text: str, path: str) -> None:
+    with pytest.raises(ConfigFileError) as caught:
+        load(text, reader=Files(a_conf="foo"), path="main.conf", path_lines=1)
+    assert caught.value.path == path
+    assert caught.value.report.endswith(f"(in the file '{path}')\n" if path else "arguments\n")
 
 
 def test_file_reader(tmp_path: object) -> None:

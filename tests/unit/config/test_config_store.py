@@ -173,8 +173,23 @@ def test_a_refusing_subscriber_undoes_everything() -> None:
 
 
 def test_notices_name_what_has_no_effect() -> None:
-    store = ConfigStore({"appendonly": False, "timeout": 5})
-    assert store.notices() == ["'appendonly' is accepted for compatibility and has no effect"]
+    store = ConfigStore({"io-threads": 4, "timeout": 5, "maxmemory-policy": "allkeys-lru"})
+    assert store.notices() == ["'io-threads' is accepted for compatibility and has no effect"]
+
+
+def test_warnings_name_what_one_may_rely_on_in_vain() -> None:
+    assert ConfigStore({"io-threads": 4}).warnings() == []
+    warnings = ConfigStore({"maxmemory-policy": "volatile-ttl"}).warnings()
+    assert len(warnings) == 1 and "'maxmemory-policy volatile-ttl' has no effect: nothing is evicted" in warnings[0]
+
+
+def test_the_log_is_not_forced_to_disk_without_appendonly() -> None:
+    store = ConfigStore({"appendfsync": "always"})
+    assert store.sync_policy() == "always"
+    store.set([(b"appendonly", b"no")])
+    assert store.sync_policy() == "no"
+    store.set([(b"appendonly", b"yes"), (b"appendfsync", b"everysec")])
+    assert store.sync_policy() == "everysec"
 
 
 def test_rewrite_keeps_comments_order_and_lines_that_are_right() -> None:

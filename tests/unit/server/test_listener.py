@@ -98,6 +98,26 @@ def test_a_unix_socket_does_not_replace_a_file(tmp_path: Path) -> None:
     assert path.read_text() == "precious"
 
 
+def test_a_unix_socket_that_is_listened_on_stays(tmp_path: Path) -> None:
+    path = str(tmp_path / "s")
+    with bind_unix(path, 0) as other:
+        other.listen(0)
+        for _ in range(4):  # The queue fills: a full one is served too.
+            with pytest.raises(ListenError, match="Failed opening Unix socket: bind: Address already in use"):
+                bind_unix(path, 0)
+    bind_unix(path, 0).close()
+
+
+def test_a_unix_socket_with_a_name_that_is_too_long(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match=r"Failed opening Unix socket: bind: .*too long"):
+        bind_unix(str(tmp_path / ("s" * 200)), 0)
+
+
+def test_a_unix_socket_in_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(ListenError, match="Failed opening Unix socket: bind: No such file or directory"):
+        bind_unix(str(tmp_path / "none" / "s"), 0)
+
+
 def test_accepting_serving_and_closing(world: World) -> None:
     sock = bind_tcp(["127.0.0.1"], 0, quiet)[0]
     listener = listen(world, sock)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 
+import pytest
+
 from respkv.server.client_limits import LINGER_US, OutputLimit
 from respkv.server.connection import OUTPUT, RECV_BYTES_MAX, RECV_BYTES_MIN, WRITABLE
 from tests.unit.server.fake_node import World, is_closed, read_all, request_bytes
@@ -68,6 +70,21 @@ def test_close_after_output_waits_for_the_peer_to_read(world: World) -> None:
     data = drain(world, client, 2_000_000 + 12 + 5)
     world.turn()
     assert data.endswith(b"+OK\r\n") and connection.closed and is_closed(client)
+
+
+def test_a_slow_reader_of_a_long_reply_is_not_idle(world: World) -> None:
+    world.reactor.limits.idle_us = 10_000_000
+    client, connection = world.client()
+    client.sendall(request_bytes(b"ECHO", b"3000000") + request_bytes(b"QUIT"))
+    world.turn()
+    got = 0
+    while connection.unsent_bytes:
+        got += len(client.recv(100_000))
+        world.clock.us += 6_000_000
+        world.turn()
+        world.reactor.limits.sweep(world.reactor.connections, world.clock.us)
+    assert world.clock.us > LINGER_US and world.reactor.limits.timeout_drops == 0
+    assert drain(world, client, 3_000_017 - got).endswith(b"+OK\r\n")
 
 
 def test_close_after_output_does_not_wait_for_ever(world: World) -> None:
@@ -207,10 +224,11 @@ def test_soft_output_limit_allows_a_time(world: World) -> None:
     assert connection.closed
 
 
-def test_subscribers_have_their_own_limit(world: World) -> None:
+@pytest.mark.parametrize("channels", ["channels", "patterns", "shard_channels"])
+def test_subscribers_have_their_own_limit(world: World, channels: str) -> None:
     world.reactor.limits.pubsub = OutputLimit(hard_bytes=300_000, soft_bytes=0, soft_us=0)
     _, connection = world.client()
-    connection.session.channels[b"c"] = None
+    getattr(connection.session, channels)[b"c"] = None
     for _ in range(100):
         connection.push(b"x" * 20_000)
         world.turn()
@@ -232,6 +250,43 @@ def test_query_buffer_limit(world: World) -> None:
         world.reactor.limits.sweep(world.reactor.connections, world.clock.us)
     assert connection.closed and world.reactor.limits.query_drops == 1
     assert "max query buffer" in world.log[0]
+
+
+def test_who_waits_for_the_server_is_not_idle(world: World) -> None:
+    limits = world.reactor.limits
+    limits.idle_us = 10_000_000
+    waiter, waiting = world.client()
+    writer, held = world.client()
+    assert world.ask(waiter, b"WAIT") == b"" and waiting.pending is not None
+    world.node.always = True
+    assert world.ask(writer, b"SET a 1") == b"" and held.held_count == 1
+    world.clock.us += 11_000_000
+    assert limits.sweep(world.reactor.connections, world.clock.us)
+    assert not waiting.closed and not held.closed
+    world.node.durable_lsn = 1
+    world.reactor.on_durable()
+    world.clock.us += 11_000_000
+    assert limits.sweep(world.reactor.connections, world.clock.us)
+    assert not waiting.closed and held.closed
+
+
+def test_http_is_told_once_a_minute(world: World) -> None:
+    _, connection = world.client()
+    for seconds in (0, 1, 60, 61):
+        world.reactor.limits.cross_protocol(connection, 1_000_000 + seconds * 1_000_000)
+    assert len(world.log) == 2
+    assert world.log[0].startswith("Possible SECURITY ATTACK detected")
+    assert world.log[0].endswith("Connection from 127.0.0.1:5000 aborted.")
+
+
+def test_a_connection_is_closed_and_counted_once(world: World) -> None:
+    world.reactor.limits.query_bytes = 10
+    client, connection = world.client()
+    client.sendall(b"*2\r\n$3\r\nGET\r\n$500000\r\n")
+    world.turn()
+    for _ in range(3):
+        world.reactor.limits.check_input(connection)
+    assert connection.closed and world.reactor.limits.query_drops == 1 and len(world.log) == 1
 
 
 def test_idle_clients_are_closed_after_timeout(world: World) -> None:

@@ -6,6 +6,8 @@ import os
 import re
 import resource
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,38 @@ def test_the_supervisor_is_told(tmp_path: Path) -> None:
     assert not process.notify_supervisor({}, "READY=1\n")
     assert not process.notify_supervisor({"NOTIFY_SOCKET": str(tmp_path / "none")}, "READY=1\n")
     assert not process.notify_supervisor({"NOTIFY_SOCKET": "relative"}, "READY=1\n")
+
+
+def test_processor_time_of_this_process_and_of_those_it_started() -> None:
+    fs = PosixFileSystem()
+    code = "import time, sys\nwhile time.process_time() < 0.15: pass\nprint(flush=True)\nsys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        before = process.cpu_figures(fs, [])
+        child.stdout.readline()
+        running = process.cpu_figures(fs, [child.pid, 1 << 30])
+    ended = process.cpu_figures(fs, [])
+    for figures in (running, ended):
+        spent = figures["user_children"] + figures["sys_children"]
+        assert 0.1 < spent - before["user_children"] - before["sys_children"] < 10
+    assert 0 < ended["user"] < 1e6 and ended["sys"] > 0
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "found"),
+    [
+        ("no", {"NOTIFY_SOCKET": "/s"}, ""),
+        ("systemd", {"NOTIFY_SOCKET": "/s"}, "systemd"),
+        ("systemd", {"UPSTART_JOB": "j"}, ""),
+        ("systemd", {"NOTIFY_SOCKET": ""}, ""),
+        ("upstart", {"UPSTART_JOB": "j"}, "upstart"),
+        ("auto", {}, ""),
+        ("auto", {"NOTIFY_SOCKET": "/s"}, "systemd"),
+        ("auto", {"NOTIFY_SOCKET": "/s", "UPSTART_JOB": "j"}, "upstart"),
+    ],
+)
+def test_who_supervises(mode: str, environment: dict[str, str], found: str) -> None:
+    assert process.supervisor(mode, environment) == found
 
 
 def test_pid_file(tmp_path: Path) -> None:
