@@ -337,7 +337,8 @@ class Formation:
         cluster_id: bytes = NO_CLUSTER,
         elsewhere: tuple[Address, ...] = (),
     ) -> None:
-        self.outbox.append((source, Refused(reason[:REASON_MAX], retry, cluster_id, elsewhere)))
+        text = reason.encode("ascii", "backslashreplace").decode()[:REASON_MAX]
+        self.outbox.append((source, Refused(text, retry, cluster_id, elsewhere)))
 
     # The joiner.
 

@@ -16,6 +16,7 @@ from respkv.cluster.gossip import Gossip, GossipLimits, Message
 from respkv.cluster.membership import ALIVE, DEAD, STATE_NAMES, SUSPECT, Change
 from respkv.cluster.suspicion import suspicion_limits_us
 from respkv.env.rng import seeded
+from respkv.wire.codec import encode
 from respkv.wire.messages import Update
 
 MS = 1_000
@@ -44,6 +45,9 @@ class Net:
         self.changes: list[tuple[int, int, int, int, int, bool]] = []
         self.digest = hashlib.sha256()
         self.sent = 0
+        #: Encode what is sent, and remember the longest message.
+        self.wire = False
+        self.largest = 0
         self._count = 0
         self._heap: list[tuple[int, int, int, int, Message | None]] = []
         self.members = tuple(range(1, count + 1))
@@ -110,6 +114,9 @@ class Net:
         for to, message in node.take_outbox():
             self.sent += 1
             self.digest.update(f"{self.now_us} {short}>{to} {message}\n".encode())
+            if self.wire:
+                data = b"".join(encode(message))
+                self.largest = max(self.largest, len(data))
             delay_us = self.path(short, to)
             if delay_us is not None and self.rng.randrange(100) >= self.loss_percent:
                 self._push(self.now_us + delay_us, to, short, message)
@@ -212,11 +219,13 @@ def test_a_request_without_answer_shortens_the_search(seed: int) -> None:
     net = Net(3, seed)
     net.run(10 * S + seed * 137 * MS)
     net.crash(3)
+    # An answer given just before the crash is no longer on its way when a request runs into its timeout.
+    net.run(500 * MS)
     asked_us = net.now_us
     net.nodes[1].unanswered(3, asked_us)
     net.wake(1)
     net.run(5 * S)
-    suspected = {by: at for at, by, about in reversed(net.seen(SUSPECT))}
+    suspected = {by: at for at, by, _ in reversed(net.seen(SUSPECT))}
     assert suspected[1] - asked_us <= 1 * S
     assert suspected[2] - asked_us <= 2 * S + 10 * MS
 
@@ -426,6 +435,15 @@ def story(seed: int) -> str:
     net.stall(3, 2 * S)
     net.run(20 * S)
     return net.digest.hexdigest()
+
+
+def test_messages_fit_the_wire_and_stay_small() -> None:
+    net = Net(12, seed=3, loss_percent=5)
+    net.wire = True
+    net.run(5 * S)
+    net.crash(4, noticed=True)
+    net.run(10 * S)
+    assert 100 < net.largest < 400
 
 
 def test_one_seed_is_one_story() -> None:

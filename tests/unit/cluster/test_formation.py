@@ -19,6 +19,7 @@ from respkv.cluster.formation import (
 )
 from respkv.cluster.ring import BadRing, Ring
 from respkv.env.rng import seeded
+from respkv.wire.codec import encode
 from respkv.wire.messages import Join, Joined, Refused
 
 S = 1_000_000
@@ -472,10 +473,11 @@ def test_reasons_are_bounded() -> None:
     boot = Formation(join_of(1), rng=seeded(1), cluster_size=3)
     assert boot.to_save is not None
     boot.saved(boot.to_save)
-    boot.problem = "x" * 5000
+    boot.problem = "\u20ac" * 5000
     boot.on_message(3, join_of(2), S)
     ((_, answer),) = boot.take_outbox()
-    assert isinstance(answer, Refused) and len(answer.reason) == REASON_MAX
+    assert isinstance(answer, Refused) and len(answer.reason) == REASON_MAX and answer.reason.isascii()
+    encode(answer)
 
 
 def _ring_of(*numbers: int) -> Ring:
