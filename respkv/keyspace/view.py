@@ -201,11 +201,10 @@ class View:
             keyspace.cache.hits += 1
             return row[row.index(10, BODY_AT) + 1 : -2], 0
         old = keyspace.cache.old.get(self.db)
-        if row is None and not (old and key in old):
-            # A counter that is counted for the first time: straight to the engine.
-            if keyspace.engine.get(keyspace.internal(self.db, key)) is None:
-                keyspace.misses += 1
-                return None, 0
+        unknown = row is None and not (old and key in old)
+        if unknown and keyspace.engine.get(keyspace.internal(self.db, key)) is None:
+            keyspace.misses += 1  # A counter that is counted for the first time: straight to the engine.
+            return None, 0
         row = self.row(key)
         if type(row) is bytes:
             return value_of_string(row), 0

@@ -1,11 +1,12 @@
-"""Huge pages for the server's large tables, asked for at start.
+"""Huge pages for the server's large tables, asked for at start by who wants them: ``RESPKV_HUGE_PAGES=ask``.
 
 Memtables and caches are dicts of millions of entries, touched at random places: with pages of 4 KiB most touches also
 miss the processor's address cache. Where the system grants huge pages on request (``madvise``, the usual setting),
 glibc asks for them when its tunable ``glibc.malloc.hugetlb`` is 1 (glibc 2.35 and later). A tunable is read once,
-before the first allocation, so the server sets it and executes itself again: the same process id, the same arguments.
+before the first allocation, so the server sets it and executes itself again: the same pid, the same arguments.
 
-There is no fork here that would copy such pages, which is why other servers want them off.
+Not the default: writes gain a tenth, but a fault that has to clear, or first find, two megabytes can stop the loop for
+tens of milliseconds. (There is no fork here that would copy such pages, which is why other servers want them off.)
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from respkv.env.fs import FileSystem
 
 SETTING: Final = "/sys/kernel/mm/transparent_hugepage/enabled"
 TUNABLES: Final = "GLIBC_TUNABLES"
-#: In the environment of a server that was executed again, or must not be (``no``, set by a person).
+#: ``ask`` when a person wants them; ``yes`` in a server that was executed again.
 MARK: Final = "RESPKV_HUGE_PAGES"
 _TUNABLE: Final = "glibc.malloc.hugetlb"
 
@@ -31,7 +32,7 @@ def environment_with_huge_pages(
 
     ``setting`` is the text of the system's setting, ``libc`` as in ``os.confstr("CS_GNU_LIBC_VERSION")``.
     """
-    if MARK in environment or _TUNABLE in environment.get(TUNABLES, "") or "[madvise]" not in setting:
+    if environment.get(MARK) != "ask" or _TUNABLE in environment.get(TUNABLES, "") or "[madvise]" not in setting:
         return None
     name, _, version = libc.partition(" ")
     numbers = version.split(".")[:2]

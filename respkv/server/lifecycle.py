@@ -100,9 +100,8 @@ class Server:
             config.set([(b"maxclients", b"%d" % allowed)])
         log("notice", "monotonic clock: POSIX clock_gettime")
         banner.show(log, config)
-        advice = "" if huge_pages.granted(os.environ) else process.huge_pages_advice(self.fs)
-        if advice:
-            log("notice", advice)
+        if huge_pages.granted(os.environ):
+            log("notice", "Large tables will lie in huge pages (RESPKV_HUGE_PAGES): pauses can be longer.")
         self._bind()
         self.workers = WorkerPool(
             self.reactor, count=self._worker_count(), rss_limit_bytes=WORKER_RSS_BYTES, log=log

@@ -18,7 +18,6 @@ RESERVED_FILES: Final = 32
 OWN_FILES: Final = 512
 
 #: Whether anonymous memory gets pages of 2 MiB.
-HUGE_PAGES: Final = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 def open_standard_files() -> None:
@@ -141,24 +140,6 @@ def machine_bytes(fs: FileSystem) -> int:
         if text.isdigit():
             total = min(total, int(text))
     return total
-
-
-def huge_pages_advice(fs: FileSystem) -> str:
-    """What to do for speed when transparent huge pages are not given to everybody; empty when they are.
-
-    There is no fork here that would copy them, which is why other servers want them off. Memtables and caches are
-    touched at random places, and with small pages most of those touches miss the address cache.
-    """
-    try:
-        text = fs.read_all(HUGE_PAGES).decode("ascii", "replace")
-    except OSError:
-        return ""
-    if "[always]" in text or "[" not in text:
-        return ""
-    return (
-        "Transparent huge pages are not enabled for all programs: writes are slower than they could be. To enable"
-        f" them: 'echo always > {HUGE_PAGES}' as root, and in your boot scripts to keep the setting."
-    )
 
 
 def cpu_figures(fs: FileSystem, children: Iterable[int]) -> dict[str, float]:

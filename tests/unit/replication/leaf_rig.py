@@ -78,6 +78,13 @@ class LeafRig(Rig):
         self.engine.put(internal, record)
         for entry in keys.derive(internal, record):
             self.engine.put_derived(*entry)
+            if int.from_bytes(record[11:19], "big") <= self.keyspace.expired_through_ms:
+                self.keyspace.sighted[internal] = None  # the duty has passed that time and will not look back
+
+    def expire(self, limit: int = 7) -> int:
+        while (request := self.expiry.sighted()) is not None:
+            request.install(request.read())
+        return super().expire(limit)
 
     def naive(self) -> array[int]:
         """All sums from all records, by the words of the rule."""

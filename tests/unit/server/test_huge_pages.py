@@ -12,6 +12,7 @@ import pytest
 from respkv.server import huge_pages
 
 MADVISE = "always [madvise] never\n"
+ASKED = {huge_pages.MARK: "ask"}
 
 
 def ask(environment: dict[str, str], setting: str = MADVISE, libc: str = "glibc 2.36") -> dict[str, str] | None:
@@ -19,13 +20,13 @@ def ask(environment: dict[str, str], setting: str = MADVISE, libc: str = "glibc 
 
 
 def test_it_asks_where_huge_pages_are_given_on_request() -> None:
-    environment = ask({"HOME": "/root"})
+    environment = ask({"HOME": "/root", huge_pages.MARK: "ask"})
     assert environment == {"HOME": "/root", huge_pages.TUNABLES: "glibc.malloc.hugetlb=1", huge_pages.MARK: "yes"}
     assert huge_pages.granted(environment)
 
 
 def test_other_tunables_stay() -> None:
-    environment = ask({huge_pages.TUNABLES: "glibc.malloc.check=1"})
+    environment = ask({huge_pages.TUNABLES: "glibc.malloc.check=1", huge_pages.MARK: "ask"})
     assert environment is not None
     assert environment[huge_pages.TUNABLES] == "glibc.malloc.check=1:glibc.malloc.hugetlb=1"
 
@@ -33,16 +34,17 @@ def test_other_tunables_stay() -> None:
 @pytest.mark.parametrize(
     ("environment", "setting", "libc"),
     [
-        ({}, "[always] madvise never", "glibc 2.36"),
-        ({}, "always madvise [never]", "glibc 2.36"),
-        ({}, "", "glibc 2.36"),
-        ({}, MADVISE, "glibc 2.34"),
-        ({}, MADVISE, "musl 1.2"),
-        ({}, MADVISE, ""),
-        ({}, MADVISE, "glibc rolling"),
+        (ASKED, "[always] madvise never", "glibc 2.36"),
+        (ASKED, "always madvise [never]", "glibc 2.36"),
+        (ASKED, "", "glibc 2.36"),
+        (ASKED, MADVISE, "glibc 2.34"),
+        (ASKED, MADVISE, "musl 1.2"),
+        (ASKED, MADVISE, ""),
+        (ASKED, MADVISE, "glibc rolling"),
+        ({}, MADVISE, "glibc 2.36"),
         ({huge_pages.MARK: "no"}, MADVISE, "glibc 2.36"),
         ({huge_pages.MARK: "yes"}, MADVISE, "glibc 2.36"),
-        ({huge_pages.TUNABLES: "glibc.malloc.hugetlb=2"}, MADVISE, "glibc 2.36"),
+        ({**ASKED, huge_pages.TUNABLES: "glibc.malloc.hugetlb=2"}, MADVISE, "glibc 2.36"),
     ],
 )
 def test_it_leaves_everything_as_it_is(environment: dict[str, str], setting: str, libc: str) -> None:
@@ -63,12 +65,12 @@ def test_a_program_is_executed_once_more_with_its_arguments_and_its_pid(tmp_path
         "print(huge_pages.granted(os.environ), os.environ.get('GLIBC_TUNABLES'), sys.argv[1:], flush=True)\n"
     )
     environment = {**os.environ, huge_pages.TUNABLES: "glibc.malloc.check=0"}
-    environment.pop(huge_pages.MARK, None)
+    environment[huge_pages.MARK] = "ask"
     command = [sys.executable, str(script), "--port", "1"]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=True)
     lines = ran.stdout.split("\n")
     libc = os.confstr("CS_GNU_LIBC_VERSION") or ""
-    if huge_pages.environment_with_huge_pages({}, setting=MADVISE, libc=libc) is None:
+    if huge_pages.environment_with_huge_pages(ASKED, setting=MADVISE, libc=libc) is None:
         assert lines[1] == "False glibc.malloc.check=0 ['--port', '1']"
         return
     assert lines[0] == lines[1], "the same process"

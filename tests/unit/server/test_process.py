@@ -177,24 +177,3 @@ def test_a_stall_reaches_the_loop() -> None:
     host.stall = stalled.append
     host.stall_until(7)
     assert stalled == [7]
-
-
-class OneFile:
-    """A file system with one file, or none."""
-
-    def __init__(self, text: bytes | None) -> None:
-        self.text = text
-
-    def read_all(self, path: str) -> bytes:
-        if self.text is None:
-            raise FileNotFoundError(path)
-        return self.text
-
-
-@pytest.mark.parametrize(
-    ("text", "advised"),
-    [(b"always [madvise] never\n", True), (b"always madvise [never]\n", True), (b"[always] madvise never\n", False),
-     (b"", False), (None, False)],
-)  # fmt: skip
-def test_huge_pages_are_advised_where_they_are_off(text: bytes | None, advised: bool) -> None:
-    assert bool(process.huge_pages_advice(OneFile(text))) is advised  # type: ignore[arg-type]
