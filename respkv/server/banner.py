@@ -23,7 +23,7 @@ _LOGO: Final = r"""
 def show(log: ServerLog, config: ConfigStore) -> None:
     """The logo on a terminal or where it is always wanted, else one line, as Redis does."""
     port = config.integer("port")
-    on_terminal = not log.path and sys.stdout.isatty()
+    on_terminal = not log.path and sys.stdout is not None and sys.stdout.isatty()
     if on_terminal or config.flag("always-show-logo"):
         version = config.string("respkv-reported-version")
         log.write_raw(_LOGO.format(own=respkv.__version__, version=version, port=port, pid=os.getpid()))
