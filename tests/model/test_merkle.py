@@ -6,6 +6,7 @@ import os
 import random
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from respkv.base.slots import slot_of
 from respkv.keyspace import effects as fx
@@ -73,9 +74,9 @@ def run(seed: int, rig: LeafRig, steps: int = 150) -> None:
         if rng.random() < 0.1:
             rig.settle()
             assert rig.leaf.is_exact()
-            assert rig.leaf.cells == rig.naive()
+            assert not rig.wrong_cells()
     rig.settle()
-    assert rig.leaf.cells == rig.naive()
+    assert not rig.wrong_cells()
 
 
 @pytest.mark.parametrize("seed", range(SEEDS))
@@ -93,8 +94,8 @@ def test_purged_graves_and_hidden_elements_do_not_move_the_sums() -> None:
     rig.settle()
     rig.purged = rig.keyspace.stamp()
     rig.purge_through(int.from_bytes(rig.purged[:8], "big"), [*SLOTS, slot_of(b"h")])
-    before = rig.leaf.cells[:]
-    assert sum(1 for cell in before if cell) == len(KEYS[8:])
+    before = xxh3_64_intdigest(rig.leaf.cells)
+    assert sum(1 for cell in rig.leaf.cells if cell) == len(KEYS[8:])
     rig.flush()
     while True:
         job = rig.engine.next_job(idle=True)
@@ -106,10 +107,10 @@ def test_purged_graves_and_hidden_elements_do_not_move_the_sums() -> None:
     left = [key for key, _ in rig.driver.scan(b"\x01", b"\x03")]
     assert left == sorted(keys.record_key(0, key) for key in KEYS[8:]), "compaction has dropped the rest"
     rig.settle()
-    assert rig.leaf.cells == before == rig.naive()
+    assert xxh3_64_intdigest(rig.leaf.cells) == before and not rig.wrong_cells()
     rig.leaf.exact = False
     rig.settle()
-    assert rig.leaf.walks == 1 and rig.leaf.cells == before
+    assert rig.leaf.walks == 1 and xxh3_64_intdigest(rig.leaf.cells) == before
 
 
 def test_a_missing_block_interrupts_the_walk_of_a_collections_elements() -> None:
@@ -125,7 +126,7 @@ def test_a_missing_block_interrupts_the_walk_of_a_collections_elements() -> None
         if request is not None:
             requests += 1
             request.install(request.read())
-    assert requests > 5 and rig.leaf.cells == rig.naive()
+    assert requests > 5 and not rig.wrong_cells()
 
 
 def test_a_walk_is_thrown_away_when_the_runs_have_changed() -> None:
@@ -148,7 +149,7 @@ def test_a_walk_is_thrown_away_when_the_runs_have_changed() -> None:
     for _ in range(10):
         rig.engine.tick()
     rig.settle()
-    assert rig.leaf.is_exact() and rig.leaf.cells == rig.naive()
+    assert rig.leaf.is_exact() and not rig.wrong_cells()
     assert rig.leaf.stats()["leaf_walks"] == 1
 
 
@@ -159,7 +160,7 @@ def test_the_dirty_list_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         rig.apply(fx.put(0, b"k%d" % (number % 3), b"%d" % number))
         assert rig.leaf.unsettled() <= 23
     rig.settle()
-    assert rig.leaf.cells == rig.naive()
+    assert not rig.wrong_cells()
 
 
 def test_graves_beyond_their_limit_cost_a_walk(monkeypatch: pytest.MonkeyPatch) -> None:
