@@ -15,7 +15,7 @@ from typing import Final
 
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT, hash_tag
-from respkv.causality.hlc import pack_stamp
+from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import (
     BODY_AT,
     HAS_EXPIRY,
@@ -127,6 +127,9 @@ class Applier:
             if operation == fx.EXPIRE:
                 internal = keyspace.internal(db, key)
                 plan.records[internal] = keyspace.record(internal)
+            elif operation == fx.PUT_ELEMENT and type(row) is not HashRow and keyspace.watermark is not None:
+                internal = keyspace.internal(db, key)
+                plan.records[internal] = keyspace.engine.get(internal)
             elif operation in (fx.PUT_ELEMENT, fx.REMOVE_ELEMENT) and type(row) is HashRow:
                 field = effect[4] if operation == fx.PUT_ELEMENT else effect[3]
                 if keyspace.element(db, key, row, field) is None and not row.complete:
@@ -163,7 +166,7 @@ class Applier:
                     counts.replaced(internal, old, EXPIRING if expire_at_ms else LIVE)
                 if expire_at_ms:
                     record = encode(STRING, pack_stamp(last, node), b"%b%b\r\n" % (head, value), expire_at_ms)
-                    self._index_expiry(expire_at_ms, internal)
+                    self.index_expiry(expire_at_ms, internal)
                 if row is not None or old_rows:
                     cache.replace(db, key, string_row(record))
                     rows, old_rows = cache.rows(db), cache.old.get(db)
@@ -189,9 +192,10 @@ class Applier:
             keyspace.counts.replaced(internal, old, EXPIRING if record[0] & HAS_EXPIRY else LIVE)
         engine.put(internal, record)
         if record[0] & HAS_EXPIRY:
-            self._index_expiry(int.from_bytes(record[11:19], "big"), internal)
+            self.index_expiry(int.from_bytes(record[11:19], "big"), internal)
 
-    def _index_expiry(self, expire_at_ms: int, internal: bytes) -> None:
+    def index_expiry(self, expire_at_ms: int, internal: bytes) -> None:
+        """See to it that a record's or element's time is noticed."""
         keyspace = self.keyspace
         keyspace.engine.put_derived(keys.expiry_key(expire_at_ms, internal), b"")
         if expire_at_ms <= keyspace.expired_through_ms:
@@ -243,13 +247,13 @@ class Applier:
         keyspace = self.keyspace
         row = plan.rows.get((db, key))
         if type(row) is not HashRow:
-            row = plan.rows[db, key] = self._create(db, key, kind)
+            row = plan.rows[db, key] = self._create(db, key, kind, plan)
         old = self._known_element(row, field, plan)
         internal = row.prefix + field
         record = encode(STRING, keyspace.stamp(), value, expire_at_ms)
         keyspace.engine.put(internal, record)
         if expire_at_ms:
-            self._index_expiry(expire_at_ms, internal)
+            self.index_expiry(expire_at_ms, internal)
         plan.absent.pop(internal, None)
         keyspace.keep_field(db, key, row, field, (value, expire_at_ms) if expire_at_ms else value)
         if old is None:
@@ -319,16 +323,31 @@ class Applier:
         assert entry is not None or row.complete or row.prefix + field in plan.absent, "the plan read it"
         return entry
 
-    def _create(self, db: int, key: bytes, kind: int) -> HashRow:
+    def _create(self, db: int, key: bytes, kind: int, plan: Plan) -> HashRow:
         """An empty collection. Its floor lies above everything the key ever held, so that nothing old shows."""
         keyspace = self.keyspace
         internal = keyspace.internal(db, key)
-        floor = keyspace.stamp()
+        floor = self._new_floor(internal, plan)
         self.put_record(internal, encode(kind, keyspace.stamp(), floor))
         row = HashRow(internal=internal, prefix=keys.element_prefix(internal), floor=floor, expire_at_ms=0)
         row.complete = True
         keyspace.cache.put(db, key, row)
         return row
+
+    def _new_floor(self, internal: bytes, plan: Plan) -> bytes:
+        """The floor of a collection that begins. On a single node: now.
+
+        On a ring two sides of a partition may begin the same collection, and neither may hide the other's elements: the
+        floor is that of the deletion it follows, or what has been flushed or purged. After a string or an expiry it is
+        now all the same: what expired may hold elements newer than its own stamp.
+        """
+        keyspace = self.keyspace
+        old = keyspace.engine.memtable.table.get(internal) or plan.records.get(internal)
+        if keyspace.watermark is None or (old is not None and old[0] & (TYPE_MASK | HAS_EXPIRY)):
+            return keyspace.stamp()
+        slot, db = keys.key_slot(internal), keys.key_db(internal)
+        deleted = ZERO_STAMP if old is None else old[1:BODY_AT]
+        return max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot))
 
     def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
         keyspace = self.keyspace
@@ -372,22 +391,47 @@ class Applier:
         entry = keyspace.element(db, key, row, field)
         if entry is None or not field_expiry(entry) or field_expiry(entry) > keyspace.now_ms:
             return False
-        self.apply([fx.remove_element(db, key, field)])
+        record = keyspace.engine.get(internal)
+        assert record is not None and record[0] & HAS_EXPIRY, "the element was read from it"
+        # The same form at every replica, whenever each comes to it.
+        keyspace.engine.put(internal, expired_form(record))
+        keyspace.drop_field(db, key, row, field)
+        row.count -= 1
+        if row.count <= 0:
+            plan = Plan()
+            plan.rows[db, key] = row
+            self._delete(db, key, plan)
+        else:
+            self._write_count(db, key, row)
+            if keyspace.watching:
+                self._touch(db, key)
         if self.on_expired is not None:
             self.on_expired(db, key, field, row.count <= 0)
         return True
 
     # -- databases ---------------------------------------------------------------------------------
 
-    def flush_database(self, db: int) -> None:
-        """Raise the floor of a stored database: everything in it is gone. O(cached rows of it)."""
+    def flush_database(self, db: int) -> bytes:
+        """Everything in a stored database is gone; the stamp of its new floor. O(cached rows of it)."""
+        stamp = self.keyspace.stamp()
+        self.raise_floor(db, 0, SLOT_COUNT - 1, stamp)
+        return stamp
+
+    def raise_floor(self, db: int, first: int, last: int, stamp: bytes) -> None:
+        """What lies at or below ``stamp`` in some slots of a stored database is gone. O(cached rows of it)."""
         keyspace = self.keyspace
+        if keyspace.floors.get(first, db) >= stamp and keyspace.floors.get(last, db) >= stamp:
+            return
         if keyspace.watching:
             self._touch(db, None)
-        keyspace.floors.raise_to(db, 0, SLOT_COUNT - 1, keyspace.stamp())
+        newest = int.from_bytes(stamp[:8], "big") >= keyspace.clock.last
+        keyspace.floors.raise_to(db, first, last, stamp)
         keyspace.write_floor(db)
         keyspace.cache.clear(db)
-        keyspace.counts.flushed(db)
+        if newest and (first, last) == (0, SLOT_COUNT - 1):
+            keyspace.counts.flushed(db)
+        else:
+            keyspace.counts.partly_flushed(db)
 
     def swap_databases(self, left: int, right: int) -> None:
         """Exchange two logical databases."""

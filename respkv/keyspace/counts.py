@@ -157,6 +157,18 @@ class KeyCounts:
                 delta.walked = 0  # the freed keys are unsettled again; noted ones are skipped
         self._floors_changed[db] = None
 
+    def partly_flushed(self, db: int) -> None:
+        """A floor of a stored database was raised beside data newer than it: all of it is counted anew."""
+        self.exact = False
+        for delta in (*self.older, self.active):
+            for number in (db, db | EXPIRING_SUMS):
+                delta.live.pop(number, None)
+                delta.estimate.pop(number, None)
+            for internal in [key for key in delta.noted if keys.key_db(key) == db]:
+                del delta.noted[internal]
+            delta.walked = 0
+        self._floors_changed[db] = None
+
     # -- following the engine ----------------------------------------------------------------------
 
     def follow(self) -> None:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Final
 
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import slot_of
-from respkv.causality.hlc import HybridClock
+from respkv.causality.hlc import ZERO_STAMP, HybridClock
 from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, Record, decode, encode
+from respkv.causality.siblings import token
 from respkv.keyspace import keys
 from respkv.keyspace.counts import KeyCounts
 from respkv.keyspace.floors import META_PREFIX, FlushFloors
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 _DATABASES: Final = keys.meta_key(b"databases")
 _CEILING: Final = keys.meta_key(b"hlc-ceiling")
 _EXPIRED_THROUGH: Final = keys.meta_key(b"expired-through")
+#: In an element count: other replicas have changed the collection too, whoever wants the number counts.
+UNKNOWN_COUNT: Final = b"\xff" * 8
 
 
 class Keyspace:
@@ -50,6 +53,7 @@ class Keyspace:
         "expired_through_ms",
         "floors",
         "hits",
+        "meta_puts",
         "misses",
         "now_ms",
         "sighted",
@@ -57,6 +61,7 @@ class Keyspace:
         "swapped",
         "touched",
         "watching",
+        "watermark",
     )
 
     def __init__(self, engine: Engine, clock: HybridClock, *, databases: int, row_cache_bytes: int) -> None:
@@ -80,6 +85,10 @@ class Keyspace:
         #: called with two stored databases whose logical numbers are about to be exchanged
         self.swapped: Callable[[int, int], None] | None = None
         self.watching = False
+        #: on a ring: the purge watermark of a slot, as a stamp; None on a single node, where it is always now
+        self.watermark: Callable[[int], bytes] | None = None
+        #: local facts logged: a cycle with any holds entries that no other node may see
+        self.meta_puts = 0
         self._prefixes: dict[int, list[bytes]] = {}
 
     # -- opening -----------------------------------------------------------------------------------
@@ -126,6 +135,7 @@ class Keyspace:
 
     def put_meta(self, internal: bytes, body: bytes) -> None:
         """Log a local fact."""
+        self.meta_puts += 1
         self.engine.put(internal, encode(STRING, self.stamp(), body))
 
     def write_ceiling(self) -> int:
@@ -221,11 +231,24 @@ class Keyspace:
         )
         counted = self.engine.get(keys.count_key(internal))
         if counted is not None and counted[1:BODY_AT] > row.floor:
-            row.count = int.from_bytes(counted[BODY_AT : BODY_AT + 8], "big")
             row.count_stamp = counted[1:BODY_AT]
-        else:
-            row.count = sum(1 for _ in self.stored_elements(row))
+            number = counted[BODY_AT : BODY_AT + 8]
+            if number != UNKNOWN_COUNT:
+                row.count = int.from_bytes(number, "big")
+                return row
+        row.count = sum(1 for _ in self.stored_elements(row))
         return row
+
+    def held_stamp(self, internal: bytes) -> bytes:
+        """What a coordinator says it holds under a key: the stamp of its record, graves included, or of the flush floor
+        that hides it; ZERO_STAMP for nothing. May raise ReadMiss."""
+        record = self.engine.get(internal)
+        stamp = ZERO_STAMP if record is None else token(record)
+        if self.floors.highest != ZERO_STAMP:
+            floor = self.floors.get(keys.key_slot(internal), keys.key_db(internal))
+            if record is None or record[1:BODY_AT] <= floor:
+                return floor
+        return stamp
 
     # -- elements ----------------------------------------------------------------------------------
 
@@ -237,7 +260,7 @@ class Keyspace:
         record = self.engine.get(row.prefix + field)
         if record is None or not record[0] & TYPE_MASK or record[1:BODY_AT] <= row.floor:
             return None
-        entry = _field_entry(record)
+        entry = field_entry(record)
         self.keep_field(db, key, row, field, entry)
         return entry
 
@@ -267,7 +290,7 @@ class Keyspace:
         prefix, size = row.prefix, len(row.prefix)
         for internal, record in self.engine.scan(prefix + start, keys.prefix_end(prefix)):
             if record[0] & TYPE_MASK and record[1:BODY_AT] > row.floor:
-                yield internal[size:], _field_entry(record)
+                yield internal[size:], field_entry(record)
 
     def load_fields(self, db: int, key: bytes, row: HashRow) -> None:
         """Make ``row`` complete. An interrupted load (ReadMiss) goes on where it stopped."""
@@ -322,7 +345,8 @@ class Keyspace:
         }
 
 
-def _field_entry(record: bytes) -> FieldEntry:
+def field_entry(record: bytes) -> FieldEntry:
+    """The cached form of an element's live record."""
     if record[0] & HAS_EXPIRY:
         return record[EXPIRING_BODY_AT:], int.from_bytes(record[11:EXPIRING_BODY_AT], "big")
     return record[BODY_AT:]

@@ -5,9 +5,10 @@ the newest of its key in the merged runs is dropped only when nothing older can 
 
 * expiry-index entries at or below ``expired_through_ms``: worked off, always;
 * records and elements at or below their flush floor: always;
-* tombstones and expired forms below the purge watermark: when no older run may hold the key. (A record past its
-  time is never dropped for that alone: the expired form that the expiry duty puts above it replaces it in the
-  merge, and the key counts describe what is in the runs);
+* tombstones and expired forms below the purge watermark of their slot: when no older run may hold the key. A node that
+  is alone has one watermark for all, a stamp of now; a ring member has one a slot (``replication/tombstones``), none
+  where nothing was proved yet. (A record past its time is never dropped for that alone: the expired form that the
+  expiry duty puts above it replaces it in the merge, and the key counts describe what is in the runs);
 * elements and counts that the newest metadata *in the files of the version* hides (floors only grow, so a
   stale one is safe): always, since metadata that hides them stays; a collection's tombstone goes only with
   the oldest run, in which case its elements are in the same job.
@@ -15,10 +16,12 @@ the newest of its key in the merged runs is dropped only when nothing older can 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from respkv.base.ids import STRING, TOMBSTONE
+from respkv.base.slots import SLOT_COUNT
 from respkv.causality.record import BODY_AT, TYPE_MASK, decode
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
@@ -27,20 +30,36 @@ Lookup = Callable[[bytes], bytes | None]
 Keep = Callable[[bytes, bytes, Callable[[bytes], bool]], bool]
 
 
-def plain(floors: FlushFloors, *, expired_through_ms: int, purge_below: bytes) -> dict[str, Any]:
-    """What ``make_keep`` needs, as JSON-able data."""
+#: Watermarks of a ring member: (first slot, last slot, HLC value), slots ascending, those without one left out.
+Watermarks = Sequence[tuple[int, int, int]]
+
+
+def plain(floors: FlushFloors, *, expired_through_ms: int, purge_below: bytes | Watermarks) -> dict[str, Any]:
+    """What ``make_keep`` needs, as JSON-able data. ``purge_below``: one stamp for all slots, or watermarks by slot,
+    which must be durable: a node that forgot a watermark would take what it has purged for news."""
     return {
         "floors": floors.plain(),
         "expired_through_ms": expired_through_ms,
-        "purge_below": purge_below.hex(),
+        "purge_below": purge_below.hex() if isinstance(purge_below, bytes) else [list(mark) for mark in purge_below],
     }
+
+
+def _make_purgeable(data: str | list[list[int]]) -> Callable[[bytes, bytes], bool]:
+    """``purgeable(key, stamp)``: whether a grave with this stamp lies below its watermark."""
+    if isinstance(data, str):
+        purge_below = bytes.fromhex(data)
+        return lambda key, stamp: stamp < purge_below
+    marks = array("Q", bytes(8 * SLOT_COUNT))
+    for first, last, mark in data:
+        marks[first : last + 1] = array("Q", [mark]) * (last + 1 - first)
+    return lambda key, stamp: int.from_bytes(stamp[:8], "big") < marks[keys.key_slot(key)]
 
 
 def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
     """``keep(key, record, older_may_hold)`` for one compaction job. ``lookup`` reads the version's runs."""
     floors = FlushFloors.from_plain(data["floors"])
     expired_through_ms: int = data["expired_through_ms"]
-    purge_below = bytes.fromhex(data["purge_below"])
+    purgeable = _make_purgeable(data["purge_below"])
     highest = floors.highest
     owner_internal = b""
     owner_record: bytes | None = None
@@ -75,6 +94,6 @@ def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
                 return False
         elif space == keys.SPACE_COUNT and hidden(b"\x01" + key[1:], stamp):
             return False
-        return record[0] & TYPE_MASK != 0 or stamp >= purge_below or older_may_hold(key)
+        return record[0] & TYPE_MASK != 0 or not purgeable(key, stamp) or older_may_hold(key)
 
     return keep

@@ -33,6 +33,7 @@ from respkv.resp.reply import bulk
 if TYPE_CHECKING:
     from respkv.env.rng import Rng
     from respkv.keyspace.keyspace import Keyspace
+    from respkv.keyspace.read_set import ReadSet
 
 
 class HashView:
@@ -132,10 +133,12 @@ class HashView:
 class View:
     """Typed reads of one database at one instant."""
 
-    __slots__ = ("db", "keyspace", "limit_bytes", "rng", "touching")
+    __slots__ = ("db", "keyspace", "limit_bytes", "noted", "rng", "touching")
 
     def __init__(self, keyspace: Keyspace, db: int, rng: Rng, limit_bytes: int) -> None:
         self.keyspace = keyspace
+        #: on a ring: where to note what is read, so that it can be compared with other replicas
+        self.noted: ReadSet | None = None
         #: False: to look a key up is no use of it (OBJECT, TTL ..., all that a connection with NO-TOUCH does)
         self.touching = True
         #: the stored database number
@@ -162,8 +165,12 @@ class View:
             if row.__class__ is bytes:
                 keyspace.hits += 1
                 keyspace.cache.hits += 1
+                if self.noted is not None:
+                    self.noted.note(self.db, key, row)
                 return row
         row = keyspace.row(self.db, key)
+        if self.noted is not None:
+            self.noted.note(self.db, key, row)
         if row is None:
             keyspace.misses += 1
         else:
@@ -175,7 +182,7 @@ class View:
     def quiet(self) -> View:
         """The same view, whose look-ups are no use of the keys."""
         view = View(self.keyspace, self.db, self.rng, self.limit_bytes)
-        view.touching = False
+        view.touching, view.noted = False, self.noted
         return view
 
     def kind(self, key: bytes) -> int:
@@ -194,6 +201,8 @@ class View:
     def text(self, key: bytes) -> tuple[bytes | None, int]:
         """(value, absolute expiry in ms) of a string key, (None, 0) when it is absent; raises WRONGTYPE."""
         keyspace = self.keyspace
+        if self.noted is not None:
+            return self.string(key), self.expire_at(key) or 0
         rows = keyspace.cache.young.get(self.db)
         row = rows.get(key) if rows is not None else None
         if row.__class__ is bytes:
@@ -237,6 +246,8 @@ class View:
             return None
         if type(row) is not HashRow:
             raise CommandError(WRONG_TYPE)
+        if self.noted is not None:
+            return self.noted.hash_view(self.db, key, row)
         return HashView(self.keyspace, self.db, key, row)
 
     def other(self, logical_db: int) -> View:
@@ -244,7 +255,7 @@ class View:
         if not 0 <= logical_db < self.keyspace.databases:
             raise CommandError(DB_INDEX)
         view = View(self.keyspace, self.keyspace.stored[logical_db], self.rng, self.limit_bytes)
-        view.touching = self.touching
+        view.touching, view.noted = self.touching, self.noted
         return view
 
     def stamp_ms(self, key: bytes) -> int | None:
@@ -308,7 +319,7 @@ class OverlayView(View):
     def quiet(self) -> View:
         """The same view, whose look-ups are no use of the keys."""
         view = OverlayView(self.keyspace, self.db, self.rng, self.limit_bytes, self.pending)
-        view.touching = False
+        view.touching, view.noted = False, self.noted
         return view
 
     def last_access_ms(self, key: bytes) -> int | None:
@@ -329,6 +340,8 @@ class OverlayView(View):
         if type(row) is not HashRow:
             raise CommandError(WRONG_TYPE)
         base, changes = self.pending.hashes.get((self.db, key), (row, None))
+        if self.noted is not None:
+            return self.noted.hash_view(self.db, key, base, changes)
         return HashView(self.keyspace, self.db, key, base, changes)
 
     def other(self, logical_db: int) -> View:
@@ -337,7 +350,7 @@ class OverlayView(View):
             raise CommandError(DB_INDEX)
         number = self.pending.stored_number(self.keyspace, logical_db)
         view = OverlayView(self.keyspace, number, self.rng, self.limit_bytes, self.pending)
-        view.touching = self.touching
+        view.touching, view.noted = self.touching, self.noted
         return view
 
     def stamp_ms(self, key: bytes) -> int | None:

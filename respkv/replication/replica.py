@@ -1,0 +1,426 @@
+"""Replica: what a node does for coordinators, to records it owns a copy of.
+
+``apply`` merges the records of a ``Writes`` message (last write wins by stamp; containers of siblings join), ``read``
+says what differs from a coordinator's stamps, ``read_range`` compares a range of elements, ``flush`` raises floors. All
+of it is pure over the keyspace: what it writes is in the log with this cycle, so an ack sent after the commit is true.
+
+* A record that loses against what is held still counts as taken (Dynamo, SOSP 2007, 4.6).
+* *Blind apply*: a record newer than every flushed run can only be beaten by a memtable entry, so nothing is read from
+  disk for it. All others read first and may raise ``ReadMiss``; nothing has changed then, and the same call is made
+  again when the block is there.
+* A payload is looked through before anything of it is applied: garbage is a ``ProtocolError`` and changes nothing.
+* What lies at or below a flush floor is dropped; what is older than the purge watermark and unknown here is refused.
+* An element that is newer than its owner's grave revives the owner, with the grave's stamp as its floor.
+* An element count is right only where it follows the count before it; else it is noted as unknown and the next reader
+  counts anew.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Protocol
+
+from xxhash import xxh3_64_intdigest
+
+from respkv.base.errors import CorruptionError, ProtocolError
+from respkv.base.ids import HASH, STRING
+from respkv.base.slots import SLOT_COUNT
+from respkv.causality import siblings
+from respkv.causality.hlc import ZERO_STAMP, ClockSkewError
+from respkv.causality.record import BODY_AT, DVV, HAS_EXPIRY, STRONG, TYPE_MASK, encode, newer, tombstone
+from respkv.keyspace import keys
+from respkv.keyspace.apply import Applier
+from respkv.keyspace.counts import DEAD, LIVE
+from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
+from respkv.keyspace.leaf_rule import element_floor
+from respkv.keyspace.rows import HashRow, string_row
+from respkv.storage.write_batch import LENGTHS, LENGTHS_BYTES, encode_entry
+from respkv.wire.messages import (
+    ABSENT,
+    BELOW_PURGE,
+    CORRUPT,
+    EQUAL,
+    FOREGROUND,
+    OK,
+    REPAIR,
+    FlushTo,
+    RangeRead,
+    RangeResult,
+    ReadResult,
+    Reads,
+)
+
+_UNPACK: Final = LENGTHS.unpack_from
+_KEY_BYTES_MIN: Final = keys.RECORD_KEY_AT
+_PLACED: Final = frozenset({keys.SPACE_RECORD, keys.SPACE_ELEMENT, keys.SPACE_COUNT})
+#: The most that one answer to a range read holds; the asker goes on behind it.
+_RANGE_BYTES: Final = 4 << 20
+_NO_REFUSALS: Final[tuple[tuple[int, int], ...]] = ()
+
+
+class Watermarks(Protocol):
+    """The part of ``tombstones.PurgeWatermarks`` that judges writes."""
+
+    def refuses(self, kind: int, slot: int, stamp: bytes, held: bool) -> bool: ...
+
+    def old_record_applied(self, slot: int, stamp: bytes, source: int | None) -> None: ...
+
+
+class Replica:
+    """The copies of one node. ``applied`` and ``beaten`` count records that won and lost."""
+
+    __slots__ = ("_applier", "_keyspace", "applied", "beaten", "refused", "repaired", "revived", "watermarks")
+
+    def __init__(self, applier: Applier) -> None:
+        self._applier = applier
+        self._keyspace = applier.keyspace
+        self.watermarks: Watermarks | None = None
+        self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
+
+    # -- writes ------------------------------------------------------------------------------------
+
+    def apply(  # HOT: replica_apply
+        self, kind: int, payload: bytes, source: int | None
+    ) -> tuple[tuple[int, int], ...]:
+        """Merge a payload; (index of the entry, status) of what was refused.
+
+        ``kind`` is why it comes (``messages.FOREGROUND`` ...), ``source`` the peer's short id. Raises ProtocolError,
+        ReadMiss and CorruptionError, all before anything has changed.
+        """
+        keyspace = self._keyspace
+        engine, clock = keyspace.engine, keyspace.clock
+        highest = max(engine.highest_table_stamp(), keyspace.floors.highest)
+        newest, plain = b"", True
+        internals: list[bytes] = []
+        records: list[bytes] = []
+        heads: list[bytes] = []
+        at, end = 0, len(payload)
+        while at < end:
+            if end - at < LENGTHS_BYTES:
+                raise ProtocolError("entries overrun their payload")
+            record_length, key_length = _UNPACK(payload, at)
+            key_at = at + LENGTHS_BYTES
+            record_at = key_at + key_length
+            heads.append(payload[at:key_at])
+            at = record_at + record_length
+            if at > end or record_length < BODY_AT or key_length < _KEY_BYTES_MIN:
+                raise ProtocolError("an entry that is none")
+            internal, record = payload[key_at:record_at], payload[record_at:at]
+            stamp = record[1:BODY_AT]
+            if stamp > newest:
+                newest = stamp
+            if record[0] != STRING or internal[0] != keys.SPACE_RECORD or stamp <= highest:
+                plain = False
+                if internal[0] not in _PLACED or keys.key_slot(internal) >= SLOT_COUNT:
+                    raise ProtocolError("an entry of a space that is not shared")
+            internals.append(internal)
+            records.append(record)
+        if newest:
+            try:
+                clock.observe(int.from_bytes(newest[:8], "big"), keyspace.now_ms)
+            except ClockSkewError as skew:
+                raise ProtocolError(str(skew)) from skew
+        if not plain or kind != FOREGROUND:
+            return self._apply_carefully(kind, internals, records, source)
+        cache, batch, counts = keyspace.cache, engine.batch, keyspace.counts
+        table, watching = engine.memtable.table, keyspace.watching
+        retired = [memtable.table for memtable in engine.immutables]
+        last_place, grown, beaten = b"", 0, 0
+        for internal, record, head in zip(internals, records, heads):
+            old = table.get(internal)
+            if old is None:
+                if retired and _is_beaten(retired, internal, record):
+                    beaten += 1
+                    continue
+            else:
+                if old[1:BODY_AT] >= record[1:BODY_AT]:
+                    beaten += 1
+                    continue
+                if old[0] != STRING or old[1:BODY_AT] <= highest:
+                    counts.replaced(internal, old, LIVE)
+            if internal[3:5] != last_place:
+                last_place = internal[3:5]
+                db = keys.key_db(internal)
+                rows, old_rows = cache.rows(db), cache.old.get(db)
+            key = internal[5:]
+            row = rows.get(key)
+            if row.__class__ is bytes:
+                rows[key] = record
+                grown += len(record) - len(row)
+            elif row is not None or (old_rows and key in old_rows):
+                cache.replace(db, key, record)
+                rows, old_rows = cache.rows(db), cache.old.get(db)
+            table[internal] = record
+            batch += (head, internal, record)
+            if watching:
+                self._touch(db, key)
+        if grown:
+            cache.grow(grown)
+        self.beaten += beaten
+        self.applied += len(records) - beaten
+        return _NO_REFUSALS
+
+    def _apply_carefully(
+        self, kind: int, internals: list[bytes], records: list[bytes], source: int | None
+    ) -> tuple[tuple[int, int], ...]:
+        """Everything that is not a new plain string: what is held is read first."""
+        olds = [self._old(internal, record) for internal, record in zip(internals, records)]
+        owners = {internal: self._owner(internal) for internal in internals if internal[0] == keys.SPACE_ELEMENT}
+        for internal in internals:
+            if internal[0] == keys.SPACE_COUNT:
+                self._keyspace.engine.get(internal)  # its chain is looked at while applying
+                self._keyspace.engine.get(b"\x01" + internal[1:])
+        refused: list[tuple[int, int]] = []
+        table = self._keyspace.engine.memtable.table
+        for index, (internal, record) in enumerate(zip(internals, records)):
+            # An entry of this message may have replaced what was read before.
+            old = table.get(internal) or olds[index]
+            status = self._apply_one(kind, internal, record, old, owners, source)
+            if status != OK:
+                refused.append((index, status))
+        return tuple(refused)
+
+    def _apply_one(
+        self,
+        kind: int,
+        internal: bytes,
+        record: bytes,
+        old: bytes | None,
+        owners: dict[bytes, bytes | None],
+        source: int | None,
+    ) -> int:
+        keyspace = self._keyspace
+        slot, db, stamp = keys.key_slot(internal), keys.key_db(internal), record[1:BODY_AT]
+        if keyspace.floors.hides(slot, db, stamp):
+            self.beaten += 1
+            return OK
+        if internal[0] == keys.SPACE_COUNT:
+            if old is None or stamp > old[1:BODY_AT]:
+                self._put_count(kind, internal, record, old)
+            return OK
+        marks = self.watermarks
+        if marks is not None and marks.refuses(kind, slot, stamp, old is not None):
+            self.refused += 1
+            return BELOW_PURGE
+        if (record[0] | (old[0] if old is not None else 0)) & DVV:
+            merged = siblings.join(old, record) if old is not None else record
+        else:
+            merged = newer(old, record) if old is not None else record
+        if merged == old:
+            self.beaten += 1
+            return OK
+        self.applied += 1
+        if kind != FOREGROUND:
+            self.repaired += 1
+        if marks is not None:
+            marks.old_record_applied(slot, stamp, source if kind == REPAIR else None)
+        if internal[0] == keys.SPACE_ELEMENT:
+            self._put_element(kind, internal, merged, owners[internal])
+        else:
+            self.put_record(internal, merged)
+        return OK
+
+    def _old(self, internal: bytes, record: bytes) -> bytes | None:
+        """What is held under a key, as far as it can matter: nothing is read from disk for a record newer than that."""
+        engine = self._keyspace.engine
+        if record[0] & (DVV | STRONG) or record[1:BODY_AT] <= engine.highest_table_stamp():
+            return engine.get(internal)
+        old = engine.memtable.table.get(internal)
+        if old is None:
+            for memtable in engine.immutables:
+                old = memtable.table.get(internal)
+                if old is not None:
+                    break
+        return old
+
+    def _owner(self, internal: bytes) -> bytes | None:
+        """The record of an element's owner, graves included."""
+        return self._keyspace.engine.get(keys.element_owner(internal)[0])
+
+    def put_record(self, internal: bytes, record: bytes) -> None:
+        """A merged record of a key into memtable, log, counts, expiry index and cached row."""
+        keyspace, applier = self._keyspace, self._applier
+        db, key = keys.key_db(internal), keys.user_key(internal)
+        if record[0] & TYPE_MASK:
+            applier.put_record(internal, record)
+        else:
+            old = keyspace.engine.memtable.table.get(internal)
+            if old is not None:
+                keyspace.counts.replaced(internal, old, DEAD)
+            keyspace.engine.put(internal, record)
+        if record[0] & (TYPE_MASK | DVV) == STRING:
+            keyspace.cache.replace(db, key, string_row(record))
+        else:
+            keyspace.cache.drop(db, key)
+        if keyspace.watching:
+            self._touch(db, key)
+
+    # -- collections -------------------------------------------------------------------------------
+
+    def _put_element(self, kind: int, internal: bytes, record: bytes, owner_record: bytes | None) -> None:
+        keyspace = self._keyspace
+        owner, field = keys.element_owner(internal)
+        db, key = keys.key_db(owner), keys.user_key(owner)
+        held = keyspace.engine.memtable.table.get(owner) or owner_record
+        live = bool(record[0] & TYPE_MASK)
+        if live and self._revives(held, record):
+            self.revived += 1
+            floor = ZERO_STAMP if held is None else held[1:BODY_AT]
+            self.put_record(owner, encode(HASH, record[1:BODY_AT], floor))
+        keyspace.engine.put(internal, record)
+        if live and record[0] & HAS_EXPIRY:
+            self._applier.index_expiry(int.from_bytes(record[11:19], "big"), internal)
+        row = keyspace.cache.peek(db, key)
+        if type(row) is HashRow:
+            if kind != FOREGROUND:
+                keyspace.cache.drop(db, key)
+            elif live and record[1:BODY_AT] > row.floor:
+                keyspace.keep_field(db, key, row, field, field_entry(record))
+            else:
+                keyspace.drop_field(db, key, row, field)
+        if kind != FOREGROUND:
+            # How many elements there are is no longer what the count says.
+            body = UNKNOWN_COUNT + ZERO_STAMP
+            keyspace.engine.put(keys.count_key(owner), encode(STRING, keyspace.stamp(), body))
+        if keyspace.watching:
+            self._touch(db, key)
+
+    @staticmethod
+    def _revives(held: bytes | None, element: bytes) -> bool:
+        """Whether a live element is newer than the grave of its owner.
+
+        What expired is revived only by elements written after its time: earlier ones may have newer stamps than the
+        collection's record, and died with it.
+        """
+        if held is None:
+            return True
+        if held[0] & TYPE_MASK:
+            return False
+        if held[0] & HAS_EXPIRY and int.from_bytes(element[1:7], "big") <= int.from_bytes(held[11:19], "big"):
+            return False
+        return element[1:BODY_AT] > held[1:BODY_AT]
+
+    def _put_count(self, kind: int, internal: bytes, record: bytes, old: bytes | None) -> None:
+        """An element count: taken as it is where it follows the count held, else noted as unknown."""
+        keyspace = self._keyspace
+        before = keyspace.engine.get(internal) if old is None else old
+        owner = keyspace.engine.get(b"\x01" + internal[1:])
+        floor = element_floor(owner)
+        # The first count of a collection names its floor.
+        last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
+        follows = record[BODY_AT + 8 : BODY_AT + 18] == last
+        if not follows or kind != FOREGROUND:
+            record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
+        keyspace.engine.put(internal, record)
+        db, key = keys.key_db(internal), keys.user_key(internal)
+        row = keyspace.cache.peek(db, key)
+        if type(row) is HashRow:
+            if follows and kind == FOREGROUND:
+                row.count = int.from_bytes(record[BODY_AT : BODY_AT + 8], "big")
+                row.count_stamp = record[1:BODY_AT]
+            else:
+                keyspace.cache.drop(db, key)
+
+    def _touch(self, db: int, key: bytes) -> None:
+        touched = self._keyspace.touched
+        if touched is not None:
+            touched(db, key)
+
+    # -- reads -------------------------------------------------------------------------------------
+
+    def read(self, message: Reads) -> ReadResult:  # HOT: replica_read
+        """What differs from the asker's stamps. May raise ReadMiss; damage is said per key."""
+        keyspace = self._keyspace
+        cache = keyspace.cache
+        differing: list[tuple[int, int, bytes]] = []
+        last_place = b""
+        young = None
+        for index, (internal, stamp) in enumerate(zip(message.keys, message.stamps)):
+            if internal[0] == keys.SPACE_RECORD:
+                if internal[3:5] != last_place:
+                    last_place = internal[3:5]
+                    young = cache.young.get(keys.key_db(internal))
+                row = young.get(internal[5:]) if young is not None else None
+                if row.__class__ is bytes:
+                    if row[1:BODY_AT] != stamp:
+                        differing.append((index, OK, row))
+                    continue
+            try:
+                held = self.held(internal)
+            except CorruptionError:
+                differing.append((index, CORRUPT, b""))
+                continue
+            if held is None:
+                if stamp != ZERO_STAMP:
+                    differing.append((index, ABSENT, b""))
+            elif siblings.token(held) != stamp:
+                differing.append((index, OK, held))
+        return ReadResult(message.seq, OK, tuple(differing))
+
+    def held(self, internal: bytes) -> bytes | None:
+        """The record of a key as others must see it: what a flush floor hides is a deletion under the floor's stamp."""
+        keyspace = self._keyspace
+        record = keyspace.engine.get(internal)
+        floors = keyspace.floors
+        if floors.highest != ZERO_STAMP:
+            floor = floors.get(keys.key_slot(internal), keys.key_db(internal))
+            if floor != ZERO_STAMP and (record is None or record[1:BODY_AT] <= floor):
+                return tombstone(floor)
+        return record
+
+    def read_range(self, message: RangeRead) -> RangeResult:
+        """The entries of a range of elements, or that they are what the asker holds. May raise ReadMiss."""
+        start = keys.after(message.after) if message.after else message.start
+        if not _PLACED.issuperset(message.start[:1]) or len(message.start) < _KEY_BYTES_MIN:
+            raise ProtocolError("a range of a space that is not shared")
+        try:
+            payload, more = self.range_payload(start, message.end, message.limit)
+        except CorruptionError:
+            return RangeResult(message.seq, CORRUPT, False)
+        if message.digest and message.digest == range_digest(payload):
+            return RangeResult(message.seq, EQUAL, more)
+        return RangeResult(message.seq, OK, more, payload)
+
+    def range_payload(self, start: bytes, end: bytes, limit: int) -> tuple[bytes, bool]:
+        """(entries in key order, whether the limit cut them short). Graves are among them. May raise ReadMiss."""
+        parts: list[bytes] = []
+        size = 0
+        for internal, record in self._keyspace.engine.scan(start, end):
+            if len(parts) >= limit or size >= _RANGE_BYTES:
+                return b"".join(parts), True
+            parts.append(encode_entry(internal, record))
+            size += len(parts[-1])
+        return b"".join(parts), False
+
+    def flush(self, message: FlushTo) -> None:
+        """Raise flush floors. O(cached rows of the databases)."""
+        for first, last, db, stamp in message.floors:
+            self._applier.raise_floor(db, first, last, stamp)
+        newest = max((floor[3] for floor in message.floors), default=ZERO_STAMP)
+        try:
+            self._keyspace.clock.observe(int.from_bytes(newest[:8], "big"), self._keyspace.now_ms)
+        except ClockSkewError as skew:
+            raise ProtocolError(str(skew)) from skew
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics."""
+        return {
+            "replica_records_applied": self.applied,
+            "replica_records_beaten": self.beaten,
+            "replica_records_refused": self.refused,
+            "replica_records_repaired": self.repaired,
+            "replica_collections_revived": self.revived,
+        }
+
+
+def _is_beaten(retired: list[dict[bytes, bytes]], internal: bytes, record: bytes) -> bool:
+    """Whether a memtable that is being flushed holds something newer than ``record``. ``retired``: newest first."""
+    for table in retired:
+        old = table.get(internal)
+        if old is not None:
+            return old[1:BODY_AT] >= record[1:BODY_AT]
+    return False
+
+
+def range_digest(payload: bytes) -> int:
+    """The checksum of a range's entries; never 0, which asks for the entries themselves."""
+    return xxh3_64_intdigest(payload) or 1
