@@ -76,6 +76,16 @@ class Replica:
         self.watermarks: Watermarks | None = None
         self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
 
+    @property
+    def now_ms(self) -> int:
+        """Wall clock of the cycle."""
+        return self._keyspace.now_ms
+
+    @property
+    def meta_puts(self) -> int:
+        """Grows with each fact of the node itself that is put into the open batch."""
+        return self._keyspace.meta_puts
+
     # -- writes ------------------------------------------------------------------------------------
 
     def apply(  # HOT: replica_apply

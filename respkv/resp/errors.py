@@ -62,6 +62,19 @@ CORRUPT: Final = error(
     b"CORRUPT stored data failed its checksum; the value is not served. Run respkv-check on the data"
     b" directory and restore it from a snapshot."
 )
+NO_REPLICAS: Final = error(
+    b"NOREPLICAS Not enough replicas of the key can be reached for this consistency level; nothing was changed."
+    b" Try again, or use a lower level (RKV.LEVEL eventual)."
+)
+OUTCOME_UNKNOWN: Final = error(
+    b"TIMEOUT outcome unknown: not enough replicas confirmed the write in time, and it may still take effect."
+    b" Read the key before writing again."
+)
+TRY_AGAIN: Final = error(
+    b"TRYAGAIN Too much is queued for other replicas of the key; nothing was changed. Try again in a moment."
+)
+FORMING: Final = error(b"LOADING The ring is being formed: waiting for its other nodes. See RKV.STATUS.")
+NOT_ON_A_RING: Final = error(b"ERR This command is not available on a ring")
 MAX_CLIENTS: Final = error(b"ERR max number of clients reached")
 CLUSTER_DISABLED: Final = error(b"ERR This instance has cluster support disabled")
 BUSY_KEY: Final = error(b"BUSYKEY Target key name already exists.")

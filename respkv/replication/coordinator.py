@@ -1,0 +1,267 @@
+"""The coordinator: one node's requests, carried out by the replicas of their keys (Dynamo, SOSP 2007, 4.5).
+
+It holds the tables that the hot loop looks into (``ready``, ``asks``: by slot, made anew when the ring or somebody's
+state changes), the rounds of the cycle, and both sides of N/R/W (``write_op``, ``read_op``). It is pure: requests and
+messages go in, messages come out through ``send``; settled rounds are handed over by ``take_settled``.
+
+One cycle: ``begin_own`` and ``end_own`` bracket whatever clients' requests put into the open batch (what other nodes
+wrote is in it too, and goes nowhere); ``seal`` sends reads, then writes, to each peer. Reads go first: a peer compares
+what it held before this cycle's writes, and a request later in the cycle cannot hide what an earlier one should see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from respkv.base.slots import SLOT_COUNT
+from respkv.cluster.placement import Placement
+from respkv.keyspace import keys
+from respkv.replication.levels import ALL, EVENTUAL, QUORUM, Quorums
+from respkv.replication.read_op import ReadSide
+from respkv.replication.replica import Replica
+from respkv.replication.rounds import Collector, Reader, Round
+from respkv.replication.write_op import WriteSide
+from respkv.storage.engine import Engine
+from respkv.wire.messages import RangeResult, ReadResult, WriteAcks
+
+#: While answers are awaited, deadlines are looked at this often.
+TICK_US: Final = 10_000
+
+
+class Coordinator:
+    """Rounds of one node. ``configure`` comes first; until then no slot is ready."""
+
+    __slots__ = (
+        "_all_collectors", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from", "_peers_of", "_rounds",
+        "_settled", "_tick_us", "asks", "everywhere", "level", "me", "mine", "placement", "quorums", "reads", "ready",
+        "replica", "writes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        replica: Replica,
+        engine: Engine,
+        *,
+        send: Callable[[int, Any], bool],
+        send_encoded: Callable[[int, list[bytes]], bool],
+        live: Callable[[int], bool],
+        missed: Callable[[int, bytes], None],
+        next_seq: Callable[[], int],
+    ) -> None:
+        """``missed(peer, payload)``: a peer did not take these entries, hint them."""
+        self.replica = replica
+        self._engine = engine
+        self._live = live
+        self._settled: list[Round] = []
+        self.writes = WriteSide(
+            send=send, send_encoded=send_encoded, live=live, missed=missed, settle=self._settle, next_seq=next_seq
+        )
+        self.reads = ReadSide(
+            replica, self.writes, send=send, live=live, others=self.others, settle=self._settle, next_seq=next_seq
+        )
+        self.me = 0
+        self.placement: Placement | None = None
+        self.quorums = Quorums(replicas=1)
+        #: the level of sessions that did not choose one
+        self.level = QUORUM
+        #: by slot: 1 where this node is a replica
+        self.mine = bytearray(SLOT_COUNT)
+        #: by slot: 1 where this node is a replica and QUORUM can be reached, as far as is known
+        self.ready = bytearray(SLOT_COUNT)
+        #: by slot: the collector of the peer that QUORUM reads ask, None where nobody needs to be asked
+        self.asks: list[Collector | None] = [None] * SLOT_COUNT
+        #: every member has every key
+        self.everywhere = False
+        self._peers_of: list[tuple[int, ...]] = []
+        self._collectors: dict[int, Collector] = {}
+        self._all_collectors: dict[int, Collector] = {}
+        self._rounds: dict[int, Round] = {}
+        self._own: list[bytes] = []
+        self._own_from = -1
+        self._meta_puts = 0
+        self._tick_us = 0
+
+    # -- the ring ----------------------------------------------------------------------------------
+
+    def configure(self, placement: Placement, me: int, quorums: Quorums, level: int = QUORUM) -> None:
+        """The ring is known. O(slots)."""
+        self.placement, self.me, self.quorums, self.level = placement, me, quorums, level
+        sets: dict[tuple[int, ...], int] = {}
+        set_of: list[int] = []
+        for slot, replicas in enumerate(placement.table):
+            peers = tuple(sorted(short for short in replicas if short != me))
+            set_of.append(sets.setdefault(peers, len(sets)))
+            self.mine[slot] = me in replicas
+        self._peers_of = list(sets)
+        self.everywhere = len(placement.members) <= placement.replicas
+        self.writes.configure(me, set_of, self._peers_of, quorums.writes)
+        self._collectors = {short: Collector(short) for short in placement.members if short != me}
+        self._all_collectors = {short: Collector(short) for short in placement.members if short != me}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Somebody's state has changed: who can be asked, and where is a quorum? O(slots)."""
+        placement = self.placement
+        if placement is None:
+            return
+        reads, writes = self.quorums.reads[QUORUM] - 1, self.quorums.writes[QUORUM] - 1
+        needed = max(reads, writes)
+        live = {short: short != self.me and self._live(short) for short in placement.members}
+        for slot, replicas in enumerate(placement.table):
+            able = [short for short in replicas if live[short]]
+            self.ready[slot] = self.mine[slot] and len(able) >= needed and reads <= 1
+            # Neighbouring slots ask different peers, which spreads the work.
+            self.asks[slot] = self._collectors[able[slot % len(able)]] if able and reads == 1 else None
+
+    def others(self, slot: int) -> Sequence[int]:
+        """The other live replicas of a slot, in ring order from a place that varies by slot."""
+        assert self.placement is not None
+        able = [short for short in self.placement.table[slot] if short != self.me and self._live(short)]
+        turn = slot % len(able) if able else 0
+        return able[turn:] + able[:turn]
+
+    def primary(self, slot: int) -> int:
+        """The acting primary: the first replica that is alive, 0 when none is."""
+        assert self.placement is not None
+        for short in self.placement.table[slot]:
+            if short == self.me or self._live(short):
+                return short
+        return 0
+
+    def reaches(self, slot: int, level: int, *, write: bool) -> bool:
+        """Whether a level can be met at a slot of this node now, as far as is known."""
+        needed = (self.quorums.writes if write else self.quorums.reads)[level]
+        return len(self.others(slot)) + 1 >= needed
+
+    # -- the cycle ---------------------------------------------------------------------------------
+
+    def begin_own(self) -> None:
+        """What is put into the open batch from here on is of this node's own clients."""
+        self._own_from = len(self._engine.batch)
+        self._meta_puts = self.replica.meta_puts
+
+    def end_own(self) -> None:
+        """The end of that."""
+        batch = self._engine.batch
+        if len(batch) > self._own_from:
+            own = batch[self._own_from :]
+            if self.replica.meta_puts != self._meta_puts:
+                own = [
+                    part
+                    for at in range(0, len(own), 3)
+                    if own[at + 1][0] != keys.SPACE_META
+                    for part in own[at : at + 3]
+                ]
+            self._own += own
+        self._own_from = -1
+
+    def before_commit(self) -> None:
+        """The open batch is about to be logged, perhaps in the middle of a cycle."""
+        if self._own_from >= 0:
+            self.end_own()
+            self._own_from, self._meta_puts = 0, self.replica.meta_puts
+
+    def round(self, level: int) -> Round:
+        """This cycle's round of a level."""
+        round_ = self._rounds.get(level)
+        if round_ is None:
+            round_ = self._rounds[level] = Round(level)
+        return round_
+
+    def ask(self, reader: Reader, internal: bytes, stamp: bytes, level: int) -> None:
+        """Compare what a request has read with R - 1 other replicas; counts into ``reader.waiting``."""
+        wanted = self.quorums.reads[level] - 1
+        for peer in self.others(keys.key_slot(internal))[:wanted]:
+            collector = self._all_collectors[peer]
+            collector.keys.append(internal)
+            collector.stamps.append(stamp)
+            collector.places.append(reader)
+            reader.waiting += 1
+
+    def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> None:
+        """The same for a range of elements. May raise ReadMiss, before anything was asked of the first peer."""
+        for peer in self.others(keys.key_slot(start))[: self.quorums.reads[level] - 1]:
+            self.reads.ask_range(reader, peer, start, end, now_us)
+
+    def seal(self, now_us: int) -> None:
+        """The cycle is over: send what it has to ask and to tell.
+
+        Comes before the log append of the cycle's batch; what is sent leaves after it.
+        """
+        if self._own_from >= 0:
+            self.end_own()
+        rounds = self._rounds
+        quorum = rounds.get(QUORUM)
+        for collector in self._collectors.values():
+            if collector.keys:
+                self.reads.ask(collector, quorum, now_us)
+        for collector in self._all_collectors.values():
+            if collector.keys:
+                self.reads.ask(collector, None, now_us)
+        if self._own:
+            own, self._own = self._own, []
+            waiting = {level: round_ for level, round_ in rounds.items() if level != EVENTUAL}
+            self.writes.send(own, waiting, now_us)
+        if rounds:
+            self._rounds = {}
+            for round_ in rounds.values():
+                if not round_.undecided and not round_.settled:
+                    self._settle(round_)
+
+    def _settle(self, round_: Round) -> None:
+        if not round_.settled:
+            round_.settle()
+            self._settled.append(round_)
+
+    def take_settled(self) -> list[Round]:
+        """Rounds whose replies may leave, once this cycle is logged."""
+        settled, self._settled = self._settled, []
+        return settled
+
+    # -- messages and time -------------------------------------------------------------------------
+
+    def on_acks(self, peer: int, message: WriteAcks) -> None:
+        """Acks of writes."""
+        self.writes.on_acks(peer, message)
+
+    def on_result(self, peer: int, message: ReadResult | RangeResult, now_us: int) -> None:
+        """An answer to a read. May raise ReadMiss, then nothing has changed."""
+        if isinstance(message, ReadResult):
+            self.reads.on_result(peer, message, now_us)
+        else:
+            self.reads.on_range(peer, message, now_us)
+
+    def on_member(self, short: int, now_us: int) -> None:
+        """The state of a member, or its link, has changed."""
+        self.refresh()
+        if not self._live(short):
+            self.reads.peer_lost(short, now_us)
+            self.writes.peer_lost(short)
+
+    def on_timer(self, now_us: int) -> None:
+        """Deadlines. Call it at least every ``TICK_US`` while ``busy``."""
+        if now_us >= self._tick_us:
+            self._tick_us = now_us + TICK_US
+            self.reads.on_timer(now_us)
+            self.writes.on_timer(now_us)
+
+    def busy(self) -> bool:
+        """True while answers are awaited."""
+        return self.writes.busy() or self.reads.busy()
+
+    def holders(self) -> int:
+        """How many other members hold everything that was written here so far."""
+        assert self.placement is not None
+        return self.writes.holders(self.writes.last_seq, [s for s in self.placement.members if s != self.me])
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics."""
+        return {**self.writes.stats(), **self.reads.stats(), "slots_ready": sum(self.ready)}
+
+    def check_invariants(self) -> None:
+        """Between cycles nothing is half collected."""
+        self.writes.check_invariants()
+        assert self._own_from == -1 and not self._rounds
+        assert not any(c.keys for c in (*self._collectors.values(), *self._all_collectors.values()))
+        assert ALL in range(len(self.quorums.reads))

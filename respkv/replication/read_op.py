@@ -1,0 +1,417 @@
+"""The read side of a coordinator: do other replicas hold something newer, or older, than what was just read here?
+
+A read at level R has looked at the local copy; its (key, stamp) pairs go to R - 1 other replicas, all pairs of a cycle
+for one peer in one message, and the peer answers with what differs. Newer records are merged here and the reply is made
+anew; where the peer is behind it gets our record, and acks it, *before* the reply leaves: what makes QUORUM reads
+monotonic (blocking read repair, Cassandra's "monotonic quorum reads"). A peer that is slow is joined by another one
+after ``HEDGE_US`` (Dean and Barroso, The Tail at Scale, CACM 2013); damage or recovery at a peer is a failure of that
+peer, never an absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from respkv.base.errors import ProtocolError
+from respkv.base.ids import STRING
+from respkv.causality import siblings
+from respkv.causality.hlc import ZERO_STAMP
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
+from respkv.keyspace import keys
+from respkv.replication.replica import Replica, range_digest
+from respkv.replication.rounds import Collector, Reader, Round
+from respkv.replication.write_op import WriteSide
+from respkv.resp import errors
+from respkv.resp.reply import NULL, encode
+from respkv.storage.write_batch import encode_entry, iterate_payload
+from respkv.wire.messages import ABSENT, EQUAL, OK, REPAIR, RangeRead, RangeResult, ReadResult, Reads
+
+#: A peer that has not answered by then is joined by another one.
+HEDGE_US: Final = 50_000
+#: A read that has no answer by then has failed.
+READ_TIMEOUT_US: Final = 2_000_000
+#: Entries in one page of a range that is compared.
+RANGE_ENTRIES: Final = 4096
+
+
+class _Batch:
+    """Reads under way: one question, asked of one peer or, when that is slow, of two. The first answer counts."""
+
+    __slots__ = ("asked", "deadline_us", "hedge_us", "keys", "places", "round", "seqs", "stamps")
+
+    def __init__(
+        self, keys_: list[bytes], stamps: list[bytes], places: list[Any], round_: Round | None, now_us: int
+    ) -> None:
+        self.keys = keys_
+        self.stamps = stamps
+        self.places = places
+        self.round = round_
+        self.hedge_us = now_us + HEDGE_US
+        self.deadline_us = now_us + READ_TIMEOUT_US
+        self.asked: dict[int, None] = {}
+        #: number of a question under way -> who was asked
+        self.seqs: dict[int, int] = {}
+
+
+class _Range:
+    """A range that is compared page by page with one peer."""
+
+    __slots__ = ("deadline_us", "digest", "end", "peer", "reader", "start")
+
+    def __init__(self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int) -> None:
+        self.reader = reader
+        self.peer = peer
+        self.start = start
+        self.end = end
+        self.deadline_us = deadline_us
+
+
+class ReadSide:
+    """Reads of one coordinator."""
+
+    __slots__ = (
+        "_batches", "_live", "_others", "_ranges", "_replica", "_send", "_settle", "_writes", "asked", "differing",
+        "failed", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        replica: Replica,
+        writes: WriteSide,
+        *,
+        send: Callable[[int, Any], bool],
+        live: Callable[[int], bool],
+        others: Callable[[int], Sequence[int]],
+        settle: Callable[[Round], None],
+        next_seq: Callable[[], int],
+    ) -> None:
+        """``others(slot)``: the other live replicas of a slot, the best one first."""
+        self._replica = replica
+        self._writes = writes
+        self._send = send
+        self._live = live
+        self._others = others
+        self._settle = settle
+        self.next_seq = next_seq
+        self._batches: dict[int, _Batch] = {}
+        self._ranges: dict[int, _Range] = {}
+        self.now_us = 0
+        self.asked = self.differing = self.failed = self.hedged = 0
+        self.repaired_here = self.repaired_there = 0
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def ask(self, collector: Collector, round_: Round | None, now_us: int) -> None:
+        """Send what was collected for a peer. ``round_`` waits for it where fast GETs are among the places."""
+        internals, stamps, places = collector.take()
+        self.now_us = now_us
+        fast = round_ is not None and any(place.__class__ is tuple for place in places)
+        batch = _Batch(internals, stamps, places, round_ if fast else None, now_us)
+        if fast and round_ is not None:
+            round_.undecided += 1
+        self.asked += len(internals)
+        if not self._ask(batch, collector.peer):
+            self._ask_another(batch)
+
+    def _ask(self, batch: _Batch, peer: int) -> bool:
+        batch.asked[peer] = None
+        seq = self.next_seq()
+        if not self._live(peer) or not self._send(peer, Reads(seq, batch.keys, batch.stamps)):
+            return False
+        batch.seqs[seq] = peer
+        self._batches[seq] = batch
+        return True
+
+    def _ask_another(self, batch: _Batch) -> bool:
+        """Ask a replica of all the keys that was not asked yet. With nobody left to answer, the batch has failed."""
+        slots = list(dict.fromkeys(map(keys.key_slot, batch.keys)))
+        able = [peer for peer in self._others(slots[0]) if peer not in batch.asked]
+        for peer in able:
+            if all(peer in self._others(slot) for slot in slots[1:]) and self._ask(batch, peer):
+                self.hedged += 1
+                return True
+        if not batch.seqs:
+            self._fail(batch, range(len(batch.keys)))
+            self._done(batch)
+        return False
+
+    def ask_range(self, reader: Reader, peer: int, start: bytes, end: bytes, now_us: int) -> None:
+        """Compare a range with ``peer``. May raise ReadMiss, then nothing was asked; counts into ``reader.waiting``."""
+        payload, _ = self._replica.range_payload(start, end, RANGE_ENTRIES)
+        seq = self.next_seq()
+        message = RangeRead(seq, start, end, b"", RANGE_ENTRIES, range_digest(payload))
+        reader.waiting += 1
+        if not self._live(peer) or not self._send(peer, message):
+            reader.waiting -= 1
+            reader.fail(errors.NO_REPLICAS)
+            return
+        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US)
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def on_result(self, peer: int, message: ReadResult, now_us: int) -> None:
+        """An answer to ``Reads``. May raise ReadMiss, then nothing has changed."""
+        batch = self._batches.get(message.seq)
+        if batch is None:
+            return
+        self.now_us = now_us
+        if any(not 0 <= index < len(batch.keys) for index, _, _ in message.differing):
+            raise ProtocolError("an answer about keys that were not asked for")
+        if message.status != OK:
+            self._peer_failed(batch, message.seq)
+            return
+        if message.differing:
+            self._compare(peer, batch, message)
+        else:
+            self._forget(batch)
+            self._done(batch)
+
+    def _compare(self, peer: int, batch: _Batch, message: ReadResult) -> None:
+        """Take over what is newer there, give what is newer here."""
+        replica = self._replica
+        newer: list[int] = []
+        older: dict[int, bytes] = {}
+        bad: list[int] = []
+        payload: list[bytes] = []
+        for index, status, record in message.differing:
+            internal = batch.keys[index]
+            if status == OK:
+                mine = replica.held(internal)
+                if mine is None or _beats(record, mine):
+                    newer.append(index)
+                    payload.append(encode_entry(internal, record))
+                    if not record[0] & DVV:
+                        continue
+                elif siblings.token(mine) == siblings.token(record):
+                    newer.append(index)  # What was read is old by now: somebody else has brought it meanwhile.
+                    continue
+                older[index] = encode_entry(internal, mine) if mine is not None else b""
+            elif status == ABSENT:
+                mine = replica.held(internal)
+                if mine is not None:
+                    older[index] = encode_entry(internal, mine)
+            else:
+                bad.append(index)
+        if payload:
+            replica.apply(REPAIR, b"".join(payload), peer)
+        self.differing += len(message.differing)
+        self.repaired_here += len(payload)
+        self._forget(batch)
+        for index in newer:
+            self._renew(batch, index)
+        entries = [entry for entry in older.values() if entry]
+        if entries:
+            self._push(peer, batch, older, entries)
+        if bad:
+            self._ask_rest(batch, bad)
+        self._done(batch)
+
+    def _push(self, peer: int, batch: _Batch, older: dict[int, bytes], entries: list[bytes]) -> None:
+        """The peer is behind: it gets our records, and who reads them waits for its ack."""
+        self.repaired_there += len(entries)
+        readers = list({id(place): place for place in self._readers(batch, older)}.values())
+        fast = [index for index in older if batch.places[index].__class__ is tuple]
+        round_ = batch.round
+        if fast and round_ is not None:
+            round_.undecided += 1
+        for reader in readers:
+            reader.waiting += 1
+
+        def done(acked: bool) -> None:
+            if fast and round_ is not None:
+                if not acked:
+                    self._fail(batch, fast)
+                self._decided(round_)
+            for reader in readers:
+                reader.waiting -= 1
+                if not acked:
+                    reader.fail(errors.NO_REPLICAS)
+                elif not reader.waiting:
+                    reader.resume()
+
+        self._writes.push(peer, b"".join(entries), done, self.now_us)
+
+    def _readers(self, batch: _Batch, indexes: Any) -> list[Reader]:
+        return [batch.places[index] for index in indexes if batch.places[index].__class__ is not tuple]
+
+    def _renew(self, batch: _Batch, index: int) -> None:
+        """Something newer is here now: the reply of a fast GET is made anew, an operation runs again."""
+        place = batch.places[index]
+        if place.__class__ is tuple:
+            out, at, proto = place
+            out[at] = self._reply(batch.keys[index], proto)
+        else:
+            place.changed = True
+
+    def _reply(self, internal: bytes, proto: int) -> bytes:
+        """What GET answers for a record that is in the memtable."""
+        record = self._replica.held(internal)
+        if record is None or not record[0] & TYPE_MASK:
+            return encode(NULL, proto)
+        if record[0] & TYPE_MASK != STRING:
+            return errors.WRONG_TYPE
+        if not record[0] & HAS_EXPIRY:
+            return record[BODY_AT:]
+        if int.from_bytes(record[BODY_AT:EXPIRING_BODY_AT], "big") <= self._replica.now_ms:
+            return encode(NULL, proto)
+        return record[EXPIRING_BODY_AT:]
+
+    def _ask_rest(self, batch: _Batch, indexes: list[int]) -> None:
+        """The peer cannot say: ask another one about these keys."""
+        rest = _Batch(
+            [batch.keys[index] for index in indexes],
+            [batch.stamps[index] for index in indexes],
+            [batch.places[index] for index in indexes],
+            batch.round,
+            self.now_us,
+        )
+        rest.asked = dict(batch.asked)
+        if rest.round is not None:
+            rest.round.undecided += 1
+        for reader in self._readers(rest, range(len(indexes))):
+            reader.waiting += 1  # ``_done`` of the first batch takes one off.
+        self._ask_another(rest)
+
+    def on_range(self, peer: int, message: RangeResult, now_us: int) -> None:
+        """An answer to ``RangeRead``. May raise ReadMiss, then nothing has changed."""
+        held = self._ranges.get(message.seq)
+        if held is None or held.peer != peer:
+            return
+        self.now_us = now_us
+        replica = self._replica
+        if message.status not in (OK, EQUAL):
+            del self._ranges[message.seq]
+            held.reader.waiting -= 1
+            held.reader.fail(errors.NO_REPLICAS)
+            return
+        after, newer, older = held.end, [], []
+        if message.status == OK:
+            theirs = dict(iterate_payload(message.payload))
+            if message.more:
+                after = keys.after(max(theirs, default=held.start))
+            mine = dict(iterate_payload(replica.range_payload(held.start, after, 1 << 30)[0]))
+            newer = [encode_entry(k, r) for k, r in theirs.items() if k not in mine or _beats(r, mine[k])]
+            older = [encode_entry(k, r) for k, r in mine.items() if k not in theirs or _beats(r, theirs[k])]
+        elif message.more:
+            payload, _ = replica.range_payload(held.start, held.end, RANGE_ENTRIES)
+            after = keys.after(max(key for key, _ in iterate_payload(payload)))
+        if newer:
+            replica.apply(REPAIR, b"".join(newer), peer)
+            held.reader.changed = True
+            self.repaired_here += len(newer)
+        del self._ranges[message.seq]
+        reader = held.reader
+        if older:
+            self.repaired_there += len(older)
+            self._push_range(reader, peer, older)
+        if message.more and after < held.end:
+            self.ask_range(reader, peer, after, held.end, now_us)
+        reader.waiting -= 1
+        if not reader.waiting:
+            reader.resume()
+
+    def _push_range(self, reader: Reader, peer: int, entries: list[bytes]) -> None:
+        reader.waiting += 1
+
+        def done(acked: bool) -> None:
+            reader.waiting -= 1
+            if not acked:
+                reader.fail(errors.NO_REPLICAS)
+            elif not reader.waiting:
+                reader.resume()
+
+        self._writes.push(peer, b"".join(entries), done, self.now_us)
+
+    # -- the end of a batch ------------------------------------------------------------------------
+
+    def _forget(self, batch: _Batch) -> None:
+        for seq in batch.seqs:
+            self._batches.pop(seq, None)
+        batch.seqs.clear()
+
+    def _done(self, batch: _Batch) -> None:
+        """All that the batch can tell is known."""
+        for reader in self._readers(batch, range(len(batch.places))):
+            reader.waiting -= 1
+            if not reader.waiting:
+                reader.resume()
+        if batch.round is not None:
+            self._decided(batch.round)
+
+    def _decided(self, round_: Round) -> None:
+        round_.undecided -= 1
+        if not round_.undecided:
+            self._settle(round_)
+
+    def _fail(self, batch: _Batch, indexes: Any) -> None:
+        """Nobody else can answer for these keys."""
+        for index in indexes:
+            self.failed += 1
+            place = batch.places[index]
+            if place.__class__ is tuple:
+                place[0][place[1]] = errors.NO_REPLICAS
+            else:
+                place.fail(errors.NO_REPLICAS)
+
+    def _peer_failed(self, batch: _Batch, seq: int) -> None:
+        """One of the peers that were asked will not answer."""
+        del self._batches[seq]
+        del batch.seqs[seq]
+        self._ask_another(batch)
+
+    def peer_lost(self, peer: int, now_us: int) -> None:
+        """The link has ended: whoever waits for that peer asks another."""
+        self.now_us = now_us
+        for seq, batch in list(self._batches.items()):
+            if seq in self._batches and batch.seqs.get(seq) == peer:
+                self._peer_failed(batch, seq)
+        for seq in [seq for seq, held in self._ranges.items() if held.peer == peer]:
+            self._range_failed(seq)
+
+    def _range_failed(self, seq: int) -> None:
+        held = self._ranges.pop(seq)
+        held.reader.waiting -= 1
+        held.reader.fail(errors.NO_REPLICAS)
+
+    def on_timer(self, now_us: int) -> None:
+        """Ask others in place of the slow, give up what takes too long."""
+        self.now_us = now_us
+        for batch in list({id(batch): batch for batch in self._batches.values()}.values()):
+            if now_us >= batch.deadline_us:
+                self._forget(batch)
+                self._fail(batch, range(len(batch.keys)))
+                self._done(batch)
+            elif now_us >= batch.hedge_us:
+                batch.hedge_us = batch.deadline_us
+                self._ask_another(batch)
+        for seq in [seq for seq, held in self._ranges.items() if now_us >= held.deadline_us]:
+            self._range_failed(seq)
+
+    def busy(self) -> bool:
+        """True while answers are awaited."""
+        return bool(self._batches or self._ranges)
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics."""
+        return {
+            "reads_open": len(self._batches) + len(self._ranges),
+            "reads_asked": self.asked,
+            "reads_differing": self.differing,
+            "reads_hedged": self.hedged,
+            "reads_failed": self.failed,
+            "read_repairs_here": self.repaired_here,
+            "read_repairs_there": self.repaired_there,
+        }
+
+
+def _beats(left: bytes, right: bytes) -> bool:
+    """Whether ``left`` would replace ``right``; siblings may hold something new whichever stamp is higher."""
+    if (left[0] | right[0]) & DVV:
+        return siblings.join(right, left) != right
+    if left[1:BODY_AT] != right[1:BODY_AT]:
+        return left[1:BODY_AT] > right[1:BODY_AT]
+    return left != right and not left[0] & TYPE_MASK
+
+
+assert len(ZERO_STAMP) == BODY_AT - 1

@@ -1,0 +1,244 @@
+"""The write side of a coordinator: one message of writes to each peer and cycle, acks, hints for whoever missed it.
+
+What a cycle's own requests wrote is sent as it stands in the log (``storage/write_batch``), all of it at once, whatever
+the level of the request: EVENTUAL only does not wait. Peers that are known to be away get a hint at once, those that do
+not ack in time get one then (Dynamo, SOSP 2007, 4.5 and 4.6). Nothing is ever executed twice: a message that may have
+arrived is not sent again but as a hint, whose records win or lose by their stamps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from respkv.keyspace import keys
+from respkv.replication.levels import ALL, QUORUM
+from respkv.replication.quorum import GroupGate
+from respkv.replication.rounds import Round
+from respkv.wire.codec import encode
+from respkv.wire.messages import FOREGROUND, REPAIR, WriteAcks, Writes
+
+#: How long a peer has to ack before it counts as one that missed the write.
+ACK_TIMEOUT_US: Final = 2_000_000
+
+
+class _Sent:
+    """One cycle's writes: who got what, and who waits for which level."""
+
+    __slots__ = ("payloads", "rounds", "waiting")
+
+    def __init__(self, payloads: dict[int, bytes], rounds: dict[int, Round]) -> None:
+        self.payloads = payloads
+        self.rounds = rounds
+        #: peers that have neither acked nor been given up
+        self.waiting = list(payloads)
+
+
+class WriteSide:
+    """Writes of one coordinator. ``groups_of(slot)`` ... are set by ``configure``."""
+
+    __slots__ = (
+        "_all_sets", "_live", "_me", "_missed", "_next_seq", "_pushes", "_send", "_send_encoded", "_sent", "_set_of",
+        "_settle", "_wanted", "gate", "last_seq", "refusals", "sent_bytes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        *,
+        send: Callable[[int, Any], bool],
+        send_encoded: Callable[[int, list[bytes]], bool],
+        live: Callable[[int], bool],
+        missed: Callable[[int, bytes], None],
+        settle: Callable[[Round], None],
+        next_seq: Callable[[], int],
+    ) -> None:
+        self._send = send
+        self._send_encoded = send_encoded
+        self._live = live
+        self._missed = missed
+        self._settle = settle
+        self._next_seq = next_seq
+        self.gate = GroupGate()
+        self._sent: dict[int, _Sent] = {}
+        #: repairs that a read waits for: seq -> (peer, deadline, what to call with True when it is done)
+        self._pushes: dict[int, tuple[int, int, list[Callable[[bool], None]]]] = {}
+        self._me = 0
+        self._set_of: Sequence[int] = ()
+        self._all_sets: Sequence[tuple[int, ...]] = ()
+        #: by level: acks that a write needs from peers
+        self._wanted = (0, 0, 0, 0)
+        self.last_seq = 0
+        self.refusals = 0
+        self.sent_bytes = 0
+
+    def configure(
+        self, me: int, set_of: Sequence[int], peer_sets: Sequence[tuple[int, ...]], writes: tuple[int, ...]
+    ) -> None:
+        """``set_of``: slot -> index into ``peer_sets``, the other replicas of the slot; ``writes``: W by level."""
+        self._me = me
+        self._set_of = set_of
+        self._all_sets = peer_sets
+        self._wanted = (writes[0] - 1, writes[1] - 1, writes[2] - 1, writes[3] - 1)
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def send(self, parts: list[bytes], rounds: dict[int, Round], now_us: int) -> None:  # HOT: quorum_set
+        """Send a cycle's entries (three parts each, as in a batch). ``rounds``: by level, who waits for them."""
+        seq = self.last_seq = self._next_seq()
+        if len(self._all_sets) == 1:
+            payload = b"".join(parts)
+            by_set = {0: payload}
+        else:
+            by_set = self._split(parts)
+        payloads: dict[int, bytes] = {}
+        if len(by_set) == 1:
+            ((number, payload),) = by_set.items()
+            payloads = dict.fromkeys(self._all_sets[number], payload)
+        else:
+            for number, payload in by_set.items():
+                for peer in self._all_sets[number]:
+                    payloads[peer] = payloads[peer] + payload if peer in payloads else payload
+        reached: dict[int, bytes] = {}
+        encoded: list[bytes] | None = None
+        last: bytes | None = None
+        for peer, payload in payloads.items():
+            if payload is not last:
+                last, encoded = payload, encode(Writes(seq, FOREGROUND, payload))
+            assert encoded is not None
+            if self._live(peer) and self._send_encoded(peer, encoded):
+                reached[peer] = payload
+                self.sent_bytes += len(payload)
+            else:
+                self._missed(peer, payload)
+        groups = []
+        for number in by_set:
+            peers = [peer for peer in self._all_sets[number] if peer in reached]
+            for level, round_ in rounds.items():
+                groups.append((number << 2 | level, self._wanted[level], peers))
+                round_.undecided += 1
+            if not rounds:
+                groups.append((number << 2, 0, peers))
+        self._sent[seq] = _Sent(reached, rounds)
+        self.gate.open(seq, groups, now_us + ACK_TIMEOUT_US)
+        self._look(seq)
+
+    def _split(self, parts: list[bytes]) -> dict[int, bytes]:
+        """Entries by the set of peers that hold their slot."""
+        found: dict[int, list[bytes]] = {}
+        set_of = self._set_of
+        for at in range(0, len(parts), 3):
+            number = set_of[keys.key_slot(parts[at + 1])]
+            held = found.get(number)
+            if held is None:
+                held = found[number] = []
+            held += parts[at : at + 3]
+        return {number: b"".join(held) for number, held in found.items()}
+
+    def push(self, peer: int, payload: bytes, done: Callable[[bool], None], now_us: int) -> None:
+        """Give ``peer`` records that it lacks, for a read that must wait for it; ``done`` tells how it went."""
+        seq = self._next_seq()
+        if not self._send(peer, Writes(seq, REPAIR, payload)):
+            done(False)
+            return
+        self._pushes[seq] = (peer, now_us + ACK_TIMEOUT_US, [done])
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def on_acks(self, peer: int, message: WriteAcks) -> None:
+        """A peer has writes in its log, or refuses some."""
+        for seq, _, _ in message.refused:
+            self.refusals += 1
+            self._refused(peer, seq)
+        for seq in message.done:
+            sent = self._sent.get(seq)
+            if sent is not None:
+                if peer in sent.waiting:
+                    sent.waiting.remove(peer)
+                self.gate.ack(peer, seq)
+                self._look(seq)
+            elif (push := self._pushes.get(seq)) is not None and push[0] == peer:
+                del self._pushes[seq]
+                for done in push[2]:
+                    done(True)
+
+    def _refused(self, peer: int, seq: int) -> None:
+        """Some entries of a message, or all: for the quorum the whole message does not count."""
+        sent = self._sent.get(seq)
+        if sent is not None:
+            self.gate.refuse(peer, seq)
+            self._look(seq)
+        elif (push := self._pushes.get(seq)) is not None and push[0] == peer:
+            del self._pushes[seq]
+            for done in push[2]:
+                done(False)
+
+    def peer_lost(self, peer: int) -> None:
+        """The link has ended: what was not acked is unknown there."""
+        self.gate.peer_lost(peer)
+        for seq in [seq for seq, sent in self._sent.items() if peer in sent.waiting]:
+            self._look(seq)
+        for seq in [seq for seq, push in self._pushes.items() if push[0] == peer]:
+            for done in self._pushes.pop(seq)[2]:
+                done(False)
+
+    def on_timer(self, now_us: int) -> None:
+        """Give up answers whose time is over."""
+        self.gate.expire(now_us)
+        self._take()
+        for seq in [seq for seq, push in self._pushes.items() if push[1] <= now_us]:
+            for done in self._pushes.pop(seq)[2]:
+                done(False)
+
+    def _look(self, seq: int) -> None:
+        """See what the gate has decided."""
+        gate = self.gate
+        if gate.decisions or gate.missing:
+            self._take()
+        sent = self._sent.get(seq)
+        if sent is not None and not sent.waiting:
+            del self._sent[seq]
+
+    def _take(self) -> None:
+        decisions, missing = self.gate.take()
+        for seq, _, peer in missing:
+            sent = self._sent.get(seq)
+            if sent is not None and peer in sent.waiting:
+                sent.waiting.remove(peer)
+                self._missed(peer, sent.payloads[peer])
+        for seq, group, met in decisions:
+            round_ = self._sent[seq].rounds.get(group & 3)
+            if round_ is not None:
+                round_.undecided -= 1
+                round_.failed |= not met
+                if not round_.undecided:
+                    self._settle(round_)
+        for seq in {seq: None for seq, _, _ in missing}:
+            if seq in self._sent and not self._sent[seq].waiting:
+                del self._sent[seq]
+
+    # -- watching ----------------------------------------------------------------------------------
+
+    def holders(self, seq: int, peers: Sequence[int]) -> int:
+        """How many of ``peers`` have acked everything up to ``seq``. O(cycles open)."""
+        waiting = {peer: None for number, sent in self._sent.items() if number <= seq for peer in sent.waiting}
+        return sum(1 for peer in peers if self._live(peer) and peer not in waiting)
+
+    def busy(self) -> bool:
+        """True while answers are awaited."""
+        return bool(self._sent or self._pushes)
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics."""
+        return {
+            **self.gate.stats(),
+            "write_cycles_open": len(self._sent),
+            "write_refusals": self.refusals,
+            "write_bytes_sent": self.sent_bytes,
+            "read_repairs_open": len(self._pushes),
+        }
+
+    def check_invariants(self) -> None:
+        """Every cycle kept has somebody who has not answered."""
+        self.gate.check_invariants()
+        assert all(sent.waiting for sent in self._sent.values())
+        assert QUORUM < ALL < 4, "a group number carries its level in two bits"
