@@ -7,12 +7,15 @@ the narrow protocol through which connection and administration commands reach t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from respkv.resp.reply import Reply, encode
 
 if TYPE_CHECKING:
     from respkv.base.errors import BlockRequest
+    from respkv.cluster.membership import Membership
+    from respkv.cluster.placement import Placement
+    from respkv.cluster.topology import Topology
     from respkv.commands.pubsub import PubSub
     from respkv.commands.table import CommandTable
     from respkv.commands.transactions import Runner, Watches
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from respkv.keyspace.keyspace import Keyspace
     from respkv.metrics.registry import Registry
     from respkv.metrics.slowlog import LatencyMonitor, SlowLog
+    from respkv.replication.coordinator import Coordinator
 
 
 class Sink(Protocol):
@@ -76,14 +80,18 @@ class Session:
         "blocked",
         "channels",
         "closing",
+        "cluster_face",
         "commands",
         "created_us",
         "db",
+        "forwarded",
         "id",
         "in_bytes",
         "is_monitor",
         "last_command",
+        "last_op",
         "last_us",
+        "level",
         "lib_name",
         "lib_ver",
         "local_address",
@@ -97,7 +105,9 @@ class Session:
         "patterns",
         "plain",
         "proto",
+        "readonly",
         "reply_mode",
+        "round",
         "server",
         "shard_channels",
         "sink",
@@ -146,6 +156,18 @@ class Session:
         self.no_touch = False
         self.blocked: Pending | None = None
         self.closing = False
+        #: which face of a ring this connection speaks: the port decides
+        self.cluster_face = False
+        #: consistency level (replication/levels), 0 = what the configuration says
+        self.level = 0
+        #: READONLY was sent: reads ask this node alone
+        self.readonly = False
+        #: requests come from another node, which has found this one responsible
+        self.forwarded = False
+        #: on a ring: what the replies of this cycle wait for
+        self.round: Any = None
+        #: what the last operation used, for RKV.LASTOP
+        self.last_op: dict[str, int] = {}
         #: derived: True when the fast path of the dispatcher may serve this session
         self.plain = False
 
@@ -190,6 +212,42 @@ class SnapshotState(Protocol):
         """Commits since the last snapshot."""
 
 
+class RingPort(Protocol):
+    """What commands see of the ring that this node is a member of, or will be."""
+
+    coordinator: Coordinator
+
+    @property
+    def me(self) -> int:
+        """This node's short id; 0 while the ring is being formed."""
+
+    @property
+    def placement(self) -> Placement | None:
+        """Slot -> replicas; None while the ring is being formed."""
+
+    @property
+    def topology(self) -> Topology | None:
+        """The ring as clients see it; None while it is being formed."""
+
+    @property
+    def membership(self) -> Membership | None:
+        """Who is alive; None while the ring is being formed."""
+
+    @property
+    def mesh(self) -> Any:
+        """The links to other members."""
+
+    @property
+    def repair(self) -> Any:
+        """Hints, anti-entropy, watermarks."""
+
+    def status(self) -> str:
+        """One line for people: is the ring formed, what is it waiting for."""
+
+    def stats(self) -> dict[str, int]:
+        """Everything that is counted about the ring."""
+
+
 class Server(Protocol):
     """What commands see of the node. All of it lives on the loop's thread."""
 
@@ -222,6 +280,10 @@ class Server(Protocol):
     #: clients are paused until this monotonic time; "all" or "write"
     pause_until_us: int
     pause_mode: str
+
+    @property
+    def ring(self) -> RingPort | None:
+        """This node's part in a ring; None for a single node."""
 
     @property
     def snapshots(self) -> SnapshotState:

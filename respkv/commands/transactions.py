@@ -34,6 +34,7 @@ from respkv.commands.table import CommandTable
 from respkv.keyspace import effects as fx
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.keyspace import Keyspace
+from respkv.keyspace.read_set import ReadSet
 from respkv.keyspace.view import OverlayView, View
 from respkv.resp import errors
 from respkv.resp.errors import fail
@@ -197,10 +198,14 @@ class Runner:
     applier: Applier
     limit_bytes: int
 
-    def rehearse(self, session: Session) -> None:
-        """Run the data commands of the queue and throw the results away; raises ReadMiss for a missing block."""
+    def rehearse(self, session: Session, noted: ReadSet | None = None) -> None:
+        """Run the data commands of the queue and throw the results away; raises ReadMiss for a missing block.
+
+        ``noted`` takes what they look at.
+        """
         db = session.db
         view = self._view(db, session)
+        view.noted = noted
         wanted = session.server.pubsub.events
         effects: list[fx.Effect] = []
         for argv in session.multi or ():
@@ -209,6 +214,7 @@ class Runner:
             if spec.name == "select":
                 db = self._selected(db, argv)
                 view = self._view(db, session, view)
+                view.noted = noted
             elif spec.form is not Form.SESSION:
                 try:
                     _, done = run_data(spec, argv, view)

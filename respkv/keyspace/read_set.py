@@ -1,8 +1,8 @@
 """Read sets: what a command has looked at, so that its coordinator can compare just that with other replicas.
 
 A view with a ``ReadSet`` notes every record it looks up with the stamp found (absence too), every element looked up, and
-every range of elements walked. The command runs as ever; what it saw is compared afterwards, and it runs again when
-something newer was found elsewhere (optimistic reads in the manner of Kung and Robinson, TODS 1981).
+every range of elements walked. The command runs as ever; what it saw is compared afterwards, and it runs again
+when something newer was found elsewhere (optimistic reads in the manner of Kung and Robinson, TODS 1981).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ReadSet:
         internal = self._keyspace.internal(db, key)
         if internal not in self.keys:
             if row.__class__ is bytes:
-                self.keys[internal] = row[1:BODY_AT]  # type: ignore[index]
+                self.keys[internal] = row[1:BODY_AT]
             else:
                 self.keys[internal] = self._keyspace.held_stamp(internal)
 

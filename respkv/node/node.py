@@ -16,6 +16,7 @@ from respkv.commands.dispatch import Dispatcher, Turn
 from respkv.commands.monitor import monitor_line, redacted
 from respkv.commands.notifications import ExpiryEvents
 from respkv.commands.pubsub import PubSub
+from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.session import Pending, Session, Sink
 from respkv.commands.table import build_table
 from respkv.commands.transactions import Runner, Watches
@@ -32,8 +33,11 @@ from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_m
 from respkv.node.duties import Duties
 from respkv.node.latency import FastLatency
 from respkv.node.requests import FetchRequest, Host, ShutdownRequest
+from respkv.node.ring_node import RingNode
+from respkv.node.ring_settings import RingSettings
 from respkv.node.snapshots import Snapshots
 from respkv.node.timers import Timers
+from respkv.replication.rounds import Round
 from respkv.resp import errors
 from respkv.resp.reply import encode, error
 from respkv.resp.request import RequestParser
@@ -105,6 +109,8 @@ class Node:
         self._written_us = self.now_us
         self._fsync = "everysec"
         self.memory_plan = MemoryPlan(0, 0, 0)
+        #: this node's part in a ring; None for a single node
+        self.ring: RingNode | None = None
         self.keyspace: Keyspace
         self.engine: Engine
         self.applier: Applier
@@ -114,8 +120,11 @@ class Node:
         self.duties: Duties
         self.snapshots: Snapshots
 
-    def open(self, directory: str) -> None:
-        """Recover the store and be ready to serve. Raises FormatError, CorruptionError, StorageFull, OSError."""
+    def open(self, directory: str, *, ring: RingSettings | None = None, node_id: bytes = b"") -> None:
+        """Recover the store and be ready to serve, as a single node or as one of a ring under ``node_id``.
+
+        Raises FormatError, CorruptionError, RingProblem, StorageFull, OSError.
+        """
         value = self.config.value
         self.memory_plan = plan_memory(value, self.host.machine_bytes())
         options = engine_options(value, self.memory_plan, self._retention)
@@ -127,7 +136,8 @@ class Node:
         limit = value("proto-max-bulk-len")
         self.watches = Watches(self.keyspace, self.recompute_plain)
         self.transactions = Runner(self.table, self.keyspace, self.applier, limit)
-        self.dispatcher = Dispatcher(
+        make = Dispatcher if ring is None else RingDispatcher
+        self.dispatcher = make(
             table=self.table,
             keyspace=self.keyspace,
             applier=self.applier,
@@ -137,6 +147,9 @@ class Node:
             limit_bytes=limit,
         )
         self.snapshots = Snapshots(self, directory)
+        if ring is not None:
+            assert isinstance(self.dispatcher, RingDispatcher)
+            self.ring = RingNode(self, self.dispatcher, ring, node_id=node_id, directory=directory)
         self.duties = Duties(self)
         self.duties.start()
         self._follow_config()
@@ -219,7 +232,7 @@ class Node:
         return retention.plain(
             keyspace.floors,
             expired_through_ms=self.duties.expired_durable_ms,
-            purge_below=keyspace.stamp(),
+            purge_below=keyspace.stamp() if self.ring is None else self.ring.repair.purge_ranges(),
         )
 
     # -- connections -------------------------------------------------------------------------------
@@ -234,6 +247,8 @@ class Node:
         session.unix = unix
         session.created_us = session.last_us = self.now_us
         session.authenticated = not self.config.value("requirepass")
+        if self.ring is not None:
+            session.cluster_face = self.ring.speaks_cluster(local_address, unix=unix)
         session.recompute_plain()
         self.sessions[session.id] = session
         self.metrics.connections_received += 1
@@ -250,6 +265,8 @@ class Node:
             self.monitors.remove(session)
             self.recompute_plain()
         self.sessions.pop(session.id, None)
+        if self.ring is not None:
+            self.ring.session_gone(session)
 
     def make_parser(self, session: Session) -> RequestParser:
         """The parser of a new connection, with the limits now in force."""
@@ -303,6 +320,8 @@ class Node:
         if self.keyspace.sighted and self.dispatcher.refusal is None:
             self.duties.end_cycle()
         lsn = engine.appended_lsn
+        if self.ring is not None:
+            self.ring.before_commit()
         if engine.batch:
             memtable = engine.memtable
             if not own:
@@ -380,16 +399,53 @@ class Node:
         self._after_sync.append((lsn, done))
         self.wants_sync = True
 
+    # -- on a ring ---------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """The requests and messages of the cycle are done, its commit comes next."""
+        assert self.ring is not None
+        if self.keyspace.sighted and self.dispatcher.refusal is None:
+            self.duties.end_cycle()
+        self.ring.seal()
+
+    def after_commit(self, lsn: int) -> None:
+        """The cycle is logged."""
+        assert self.ring is not None
+        self.ring.after_commit(lsn)
+
+    def on_durable(self) -> None:
+        """More of the log is durable."""
+        assert self.ring is not None
+        self.ring.on_durable()
+
+    def take_settled(self) -> list[Round]:
+        """Rounds whose replies may leave now."""
+        assert self.ring is not None
+        return self.ring.take_settled()
+
+    def ring_plan(self) -> Any:
+        """Files of the ring's to be written in a thread; hand the plan to ``on_ring_plan_done``."""
+        return None if self.ring is None else self.ring.plan()
+
+    def on_ring_plan_done(self, plan: Any, error: BaseException | None) -> None:
+        """The plan has run."""
+        assert self.ring is not None
+        self.ring.on_plan_done(plan, error)
+
     # -- jobs and plans ----------------------------------------------------------------------------
 
     def next_job(self) -> Job | None:
         """Work for a worker process, None when there is none."""
         job = self.engine.next_job(idle=self.now_us - self._written_us > _IDLE_AFTER_US)
-        return job if job is not None else self.keyspace.counts.next_job()
+        if job is not None:
+            return job
+        return self.keyspace.counts.next_job() if self.ring is None else self.ring.repair.next_job()
 
     def on_job_done(self, job: Job, result: dict[str, Any]) -> None:
         """A worker has done a job."""
-        if job.kind == COUNT:
+        if self.ring is not None and self.ring.repair.owns_job(job):
+            self.ring.repair.on_job_done(job, result)
+        elif job.kind == COUNT:
             self.keyspace.counts.on_job_done(job.id, result)
         else:
             self.engine.on_job_done(job.id, result)
@@ -397,7 +453,9 @@ class Node:
     def on_job_failed(self, job: Job, reason: str) -> None:
         """A worker has failed at a job; it is offered again later."""
         self.log("warning", f"{job.kind} job failed: {reason}")
-        if job.kind == COUNT:
+        if self.ring is not None and self.ring.repair.owns_job(job):
+            self.ring.repair.on_job_failed(job, reason)
+        elif job.kind == COUNT:
             self.keyspace.counts.on_job_failed(job.id, reason)
         else:
             self.engine.on_job_failed(job.id, reason)
@@ -582,6 +640,8 @@ class Node:
         """Clean stop: note the exact clock, make the log durable. Blocking."""
         self.keyspace.write_exact_clock()
         self.keyspace.counts.save_if_due()
+        if self.ring is not None:
+            self.ring.close()
         self.engine.commit()
         plan = self.engine.sync_plan()
         if plan is not None:

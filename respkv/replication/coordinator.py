@@ -136,10 +136,13 @@ class Coordinator:
 
     # -- the cycle ---------------------------------------------------------------------------------
 
-    def begin_own(self) -> None:
-        """What is put into the open batch from here on is of this node's own clients."""
+    def begin_own(self) -> bool:
+        """What is put into the open batch from here on is of this node's own clients. False: it is so already."""
+        if self._own_from >= 0:
+            return False
         self._own_from = len(self._engine.batch)
         self._meta_puts = self.replica.meta_puts
+        return True
 
     def end_own(self) -> None:
         """The end of that."""
@@ -250,10 +253,9 @@ class Coordinator:
         """True while answers are awaited."""
         return self.writes.busy() or self.reads.busy()
 
-    def holders(self) -> int:
-        """How many other members hold everything that was written here so far."""
-        assert self.placement is not None
-        return self.writes.holders(self.writes.last_seq, [s for s in self.placement.members if s != self.me])
+    def everybody(self) -> list[int]:
+        """All other members."""
+        return [short for short in self.placement.members if short != self.me] if self.placement is not None else []
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics."""

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 from respkv.resp import errors
 
 #: The reply of a plain SET on the fast path: this object, not another one with these bytes, so that a failed round
-#: can find the replies that are not true.
+#: finds the replies that are not true.
 WRITTEN: Final = b"".join((b"+OK", b"\r\n"))
 
 

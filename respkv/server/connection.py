@@ -14,6 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from respkv.commands.session import Pending, Session
+from respkv.node.round_gate import Entries
 
 if TYPE_CHECKING:
     import socket
@@ -61,6 +62,7 @@ class Connection:
         "reactor",
         "recv",
         "recv_bytes",
+        "rounds",
         "send",
         "session",
         "socket",
@@ -85,6 +87,8 @@ class Connection:
         self.unsent_bytes = 0
         self.held_bytes = 0
         self.held_count = 0
+        #: on a ring: replies that wait for other nodes (node/round_gate)
+        self.rounds: Entries = deque()
         self.halts = 0
         self.mask = READABLE
         self.pending: Pending | None = None

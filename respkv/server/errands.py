@@ -106,6 +106,8 @@ class Errands:
         snapshot = node.snapshot_plan()
         if snapshot is not None:
             self._run_snapshot(snapshot)
+        while (files := node.ring_plan()) is not None:
+            self._run_files(files)
 
     def _on_job(self, job: JobPort, result: dict[str, Any] | None, reason: str) -> None:
         if result is None:
@@ -134,6 +136,18 @@ class Errands:
                 self._fatal(error)
                 return
             self._node.on_snapshot_done(plan, "" if error is None else str(error) or type(error).__name__)
+
+        self._edits.submit(plan.run, done)
+
+    def _run_files(self, plan: Plan) -> None:
+        def done(_: Any, error: BaseException | None) -> None:
+            if error is not None and not isinstance(error, (OSError, RespkvError)):
+                self._fatal(error)
+                return
+            try:
+                self._node.on_ring_plan_done(plan, error)
+            except FatalStorageError as fatal:
+                self._fatal(fatal)
 
         self._edits.submit(plan.run, done)
 

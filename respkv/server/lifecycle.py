@@ -27,6 +27,7 @@ from respkv.env.clock import Clock
 from respkv.env.fs import FileSystem
 from respkv.metrics import prometheus
 from respkv.node.node import Node
+from respkv.node.ring_settings import RingSettings, ring_settings
 from respkv.server import banner, huge_pages, process
 from respkv.server.client_limits import OutputLimit
 from respkv.server.durability import Durability
@@ -35,6 +36,7 @@ from respkv.server.host import ProcessHost
 from respkv.server.lanes import Lane
 from respkv.server.listener import Listener, ListenError, bind_tcp, bind_unix
 from respkv.server.metrics_http import MetricsServer
+from respkv.server.peer_links import PeerLinks
 from respkv.server.reactor import Reactor
 from respkv.server.server_log import ServerLog
 from respkv.server.worker_pool import WorkerPool
@@ -85,6 +87,9 @@ class Server:
         #: where the number of this process was written; "" when nowhere
         self.pidfile = ""
         self._directory: Directory | None = None
+        #: what this process is on a ring; None for a single node
+        self.ring_settings: RingSettings | None = None
+        self.peer_links: PeerLinks | None = None
         self._sockets: list[tuple[socket.socket, str]] = []
         self._ending = False
         self._collected_us = clock.monotonic_us()
@@ -142,7 +147,10 @@ class Server:
         started_us = self.clock.monotonic_us()
         try:
             self._directory = open_directory(self.fs, path, make_id=lambda: rng.random_bytes(16))
-            self.node.open(path)
+            self.ring_settings = ring_settings(self.config, self.fs.listdir(path))
+            for warning in self.ring_settings.warnings if self.ring_settings is not None else ():
+                self.log("warning", warning)
+            self.node.open(path, ring=self.ring_settings, node_id=self._directory.node_id)
         except (RespkvError, OSError) as error:
             raise StartError(f"Cannot open the data directory: {error}") from error
         self.log("notice", "Server initialized")
@@ -243,6 +251,7 @@ class Server:
     async def _main(self) -> None:
         await self._open_ports()
         async with trio.open_nursery() as nursery:
+            self._join_ring(nursery)
             with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
                 nursery.start_soon(self._watch_signals, signals)
                 if self._metrics_listeners:
@@ -280,6 +289,30 @@ class Server:
                 self.listeners.append(listener)
         except OSError as error:
             raise StartError(f"Failed listening: {error.strerror or error}, aborting.") from error
+
+    def _join_ring(self, nursery: trio.Nursery) -> None:
+        """Open the port between nodes and begin to dial them."""
+        settings, ring = self.ring_settings, self.node.ring
+        if settings is None or ring is None:
+            return
+        links = self.peer_links = PeerLinks(
+            self.reactor,
+            ring.mesh,
+            hosts=settings.node_bind,
+            port=settings.node_port,
+            clock=self.clock,
+            log=self.log,
+            open_task=nursery.start_soon,
+        )
+        links.bind()
+        links.start()
+        self.reactor.join_ring(links)
+        self._call_later(0, self._tick_links)
+
+    def _tick_links(self) -> None:
+        if self.peer_links is not None and not self._ending:
+            self.peer_links.tick(self.reactor.now_us)
+            self._call_later(SWEEP_US, self._tick_links)
 
     def _count_rejected(self) -> None:
         self.node.metrics.rejected_connections += 1

@@ -81,6 +81,11 @@ class ErrandPort(LogPort, Protocol):
     #: SHUTDOWN was asked for
     shutdown_request: Any
 
+    def ring_plan(self) -> Any:
+        """On a ring: a ``Plan`` that writes files of the ring's; None when nothing is due."""
+
+    def on_ring_plan_done(self, plan: Any, error: BaseException | None) -> None: ...
+
     def take_fetches(self) -> Sequence[FetchPort]:
         """The block reads asked for since the last call."""
 
@@ -105,8 +110,27 @@ class ErrandPort(LogPort, Protocol):
     def on_snapshot_done(self, plan: Any, problem: str) -> None: ...
 
 
+class LinkPort(Protocol):
+    """The sockets to other nodes, as the event loop sees them."""
+
+    def flush(self) -> None:
+        """Send what waits for other nodes."""
+
+
 class NodePort(ErrandPort, Protocol):
     """The node, seen from the event loop."""
+
+    def seal(self) -> None:
+        """On a ring: the requests and messages of the cycle are done, its commit comes next."""
+
+    def after_commit(self, lsn: int) -> None:
+        """On a ring: the cycle is logged."""
+
+    def on_durable(self) -> None:
+        """On a ring: more of the log is durable."""
+
+    def take_settled(self) -> Sequence[Any]:
+        """On a ring: rounds whose replies may leave now."""
 
     @property
     def holds_replies(self) -> bool:

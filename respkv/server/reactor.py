@@ -22,21 +22,31 @@ import select
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from respkv.base.limits import CYCLE_US_MAX
 from respkv.commands.session import Pending
 from respkv.env.clock import Clock
+from respkv.node.round_gate import RoundGate
 from respkv.server.client_limits import ClientLimits
-from respkv.server.connection import BRAKED, CLOSING, PENDING, READABLE, WRITABLE, Connection
+from respkv.server.connection import (
+    BRAKED,
+    CLOSING,
+    OUTPUT,
+    OUTPUT_HALT_BYTES,
+    PENDING,
+    READABLE,
+    WRITABLE,
+    Connection,
+)
 from respkv.server.reply_gate import ReplyGate, WriteBrake
 
 if TYPE_CHECKING:
     import socket
 
-    from respkv.server.ports import NodePort
+    from respkv.server.ports import LinkPort, NodePort
 
 EVENTS_MAX: Final = 512
 #: How often other trio tasks get a turn under load.
@@ -89,6 +99,9 @@ class Reactor:
         self.limits = ClientLimits(drop=self.drop, log=log)
         self.gate = ReplyGate(self._emit)
         self.brake = WriteBrake()
+        #: on a ring: replies that wait for other nodes, and the sockets to those
+        self.rounds: RoundGate | None = None
+        self.links: LinkPort | None = None
         #: called after each commit that appended something
         self.on_append: Callable[[], None] = _nothing
         #: called at the end of each cycle
@@ -106,6 +119,11 @@ class Reactor:
         self.watch(self._wake_fd, READABLE, self._on_wake)
 
     # The outside
+
+    def join_ring(self, links: LinkPort) -> None:
+        """Serve a member of a ring: ``links`` carry what the node says to others. Before ``run``."""
+        self.links = links
+        self.rounds = RoundGate(self._emit_round)
 
     def post(self, action: Callable[[], None]) -> None:
         """Run ``action`` at the start of the next cycle. From any thread."""
@@ -165,6 +183,7 @@ class Reactor:
             connection.pending = None
             connection.halts &= ~PENDING
         connection.out.clear()
+        connection.rounds.clear()
         connection.unsent.clear()
         connection.unsent_bytes = 0
         self.node.disconnect(connection.session)
@@ -230,10 +249,14 @@ class Reactor:
             self._run_on()
         if ready:
             self._read(ready)
+        if self.links is not None:
+            node.seal()
         lsn = node.commit()
         if lsn != self.lsn:
             self.lsn = lsn
             self.on_append()
+        if self.links is not None:
+            self._send_ring(self.links, lsn)
         if self.dirty:
             if self.gate or node.holds_replies:
                 self._hold(lsn)
@@ -394,6 +417,48 @@ class Reactor:
 
     # Sending
 
+    def _send_ring(self, links: LinkPort, lsn: int) -> None:
+        """After the commit: frames to other nodes, then what their answers let go, then who waits for them."""
+        node, rounds = self.node, self.rounds
+        assert rounds is not None
+        node.after_commit(lsn)
+        links.flush()
+        held: list[Connection] = []
+        for connection in self.dirty:
+            session = connection.session
+            if not connection.closed and connection.out and (session.round is not None or connection.rounds):
+                held.append(connection)
+                replies, connection.out = connection.out, []
+                size = sum(map(len, replies))
+                connection.held_bytes += size
+                connection.held_count += 1
+                rounds.hold(connection, session.round, replies)
+                session.round = None
+                if connection.queued() > OUTPUT_HALT_BYTES:
+                    connection.halts |= OUTPUT
+        if held:
+            kept = []
+            for connection in self.dirty:
+                if connection in held and not connection.out:
+                    connection.dirty = False
+                else:
+                    kept.append(connection)
+            self.dirty = kept
+        for settled in node.take_settled():
+            rounds.settled(settled)
+
+    def _emit_round(self, connection: Any, replies: list[bytes]) -> None:
+        """What other nodes have confirmed; with ``appendfsync always`` our own log may still be waited for."""
+        connection.held_count -= 1
+        connection.held_bytes -= sum(map(len, replies))
+        if connection.closed:
+            return
+        data = replies[0] if len(replies) == 1 else b"".join(replies)
+        if self.gate or (self.node.holds_replies and self.lsn > self.node.durable_lsn):
+            self.gate.hold(self.lsn, connection, data)
+        else:
+            self._emit(connection, data)
+
     def _send(self) -> None:  # HOT: reactor_send
         sent = 0
         for connection in self.dirty:
@@ -448,6 +513,9 @@ class Reactor:
 
     def on_durable(self) -> None:
         """The node has learned that more of its log is durable."""
+        if self.links is not None:
+            self.node.on_durable()
+            self.links.flush()
         self.gate.release(self.node.durable_lsn if self.node.holds_replies else self.lsn)
 
     def _emit(self, connection: Connection, data: bytes) -> None:
@@ -491,6 +559,12 @@ class Reactor:
             if connection.closed:
                 continue
             self.runnable[connection] = None
+            if self.links is not None:
+                # On a ring they may have to wait for other nodes: they take the way of this cycle's replies.
+                if connection.out and not connection.dirty:
+                    connection.dirty = True
+                    self.dirty.append(connection)
+                continue
             data = b"".join(connection.out)
             connection.out.clear()
             if data and (self.gate or self.node.holds_replies):

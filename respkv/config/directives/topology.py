@@ -1,16 +1,23 @@
-"""Replication and cluster."""
+"""Replication, the ring, and the cluster as clients of Redis know it."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from respkv.config.directive import Section, kept, refused
+from respkv.config.directive import Directive, Section, kept, refused
 from respkv.config.kinds import INT_MAX, LONG_MAX, MIB, Choice, Flag, HostPort, Integer, Memory, Text
+from respkv.config.ring_kinds import LEVELS, Nodes, Prefixes, PrefixWords, level_word, policy_word
 
 _COUNT: Final = Integer(0, INT_MAX)
 _PORT: Final = Integer(0, 65535)
 _SECONDS: Final = Integer(0, INT_MAX, "seconds")
 _PERIOD: Final = Integer(1, INT_MAX, "seconds")
+#: Copies of a key, and answers that are waited for.
+_COPIES_MAX: Final = 16
+_ANSWERS: Final = Integer(0, _COPIES_MAX)
+_HOST: Final = Text(
+    r"[!#-&(-+\--?A-Z^-~]{0,255}", "must be an address or a host name: printable, without blanks , @ [ ] quotes \\"
+)
 
 REPLICATION: Final = Section(
     "Replication",
@@ -91,19 +98,127 @@ REPLICATION: Final = Section(
     ),
 )
 
+#: What makes a node of a ring. A ring is decided once, so none of this changes while the server runs.
+_RING: Final = (
+    Directive("bootstrap", Flag(), False, "Found a cluster; one node of it does.", mutable=False),
+    Directive(
+        "cluster-size",
+        Integer(0, 1024),
+        0,
+        "Nodes of the cluster that bootstrap founds, this one included; its ring is decided when all are there.",
+        mutable=False,
+    ),
+    Directive(
+        "join",
+        Nodes(),
+        (),
+        "Become a node of a cluster; ask these nodes, at their cluster-port, until it is formed.",
+        mutable=False,
+    ),
+    Directive(
+        "cluster-secret",
+        Text(),
+        "",
+        "What nodes of one cluster know and others do not; make it long. While it is empty and protected-mode is on,"
+        " nodes of other machines are not listened to.",
+        mutable=False,
+        sensitive=True,
+    ),
+    Directive(
+        "replication-factor",
+        Integer(1, _COPIES_MAX),
+        3,
+        "Copies of each key in the cluster that bootstrap founds.",
+        mutable=False,
+    ),
+    Directive(
+        "read-quorum", _ANSWERS, 0, "Replicas that answer a read at level quorum; 0 is a majority.", mutable=False
+    ),
+    Directive(
+        "write-quorum", _ANSWERS, 0, "Replicas that hold a write at level quorum; 0 is a majority.", mutable=False
+    ),
+    Directive("consistency-level", Choice(LEVELS), "quorum", "Level of requests that name none.", mutable=False),
+    Directive(
+        "level-for",
+        PrefixWords(level_word, "level"),
+        (),
+        "Level of requests that name none, for keys with this beginning; the longest one counts.",
+        mutable=False,
+    ),
+    Directive(
+        "conflict-policy",
+        PrefixWords(policy_word, "lww, siblings or merge:NAME", everything=True),
+        (),
+        "What becomes of concurrent writes to keys with this beginning; the longest one counts, an empty one is all"
+        " keys.",
+        mutable=False,
+    ),
+    Directive(
+        "merge-file", Text(), "", "Python file with merge functions of your own for conflict-policy.", mutable=False
+    ),
+    Directive("colocate", Prefixes(), (), "Put all keys with this beginning into one slot.", mutable=False),
+    Directive(
+        "sloppy-quorum",
+        Flag(),
+        False,
+        "Let other nodes stand in for replicas that are away; quorum then promises no more than convergence.",
+        mutable=False,
+    ),
+    Directive(
+        "hint-window",
+        _SECONDS,
+        10800,
+        "Time for which a write is held for a replica that is away; repair finds what is missing after that.",
+        mutable=False,
+    ),
+    Directive(
+        "hints-max-bytes", Memory(0, LONG_MAX), 1024 * MIB, "Writes held for one replica that is away.", mutable=False
+    ),
+)
+
 CLUSTER: Final = Section(
     "Cluster",
     (
-        refused("cluster-enabled", Flag(), False, "Be a node of a cluster.", mutable=False),
+        *_RING,
+        Directive(
+            "cluster-enabled",
+            Flag(),
+            False,
+            "Of a node of a cluster: port speaks the protocol of Redis Cluster and alternate-port the plain one; no:"
+            " the other way round.",
+            mutable=False,
+        ),
         kept("cluster-config-file", Text(), "nodes.conf", "File of the state of the cluster.", mutable=False),
         kept(
             "cluster-node-timeout", Integer(0, LONG_MAX, "ms"), 15000, "Silence after which a node is down."
         ),
-        kept("cluster-port", _PORT, 0, "Port between nodes.", mutable=False),
-        kept("cluster-announce-ip", Text(), "", "Address told to clients and nodes."),
-        kept("cluster-announce-port", _PORT, 0, "Port told to clients."),
+        Directive("cluster-port", _PORT, 0, "Port between nodes; 0 is port + 10000.", mutable=False),
+        Directive(
+            "cluster-announce-ip",
+            _HOST,
+            "",
+            "Address told to clients and nodes; empty is the first of bind that is one, else 127.0.0.1.",
+            mutable=False,
+        ),
+        Directive("cluster-announce-port", _PORT, 0, "Port told to clients; 0 is port.", mutable=False),
+        Directive(
+            "cluster-announce-alternate-port",
+            _PORT,
+            0,
+            "Second port told to clients; 0 is alternate-port.",
+            mutable=False,
+        ),
         kept("cluster-announce-tls-port", _PORT, 0, "TLS port told to clients."),
-        kept("cluster-announce-bus-port", _PORT, 0, "Port told to nodes."),
+        Directive(
+            "cluster-announce-bus-ip", _HOST, "", "Address told to nodes; empty is that told to clients.", mutable=False
+        ),
+        Directive("cluster-announce-bus-port", _PORT, 0, "Port told to nodes; 0 is cluster-port.", mutable=False),
+        Directive(
+            "cluster-announce-replicas",
+            Flag(),
+            False,
+            "Name the replicas of a slot behind its owner, for clients that spread reads.",
+        ),
         kept(
             "cluster-announce-hostname",
             Text(r"[A-Za-z0-9.-]*", "Hostnames may only contain alphanumeric characters, hyphens or dots"),
@@ -126,7 +241,12 @@ CLUSTER: Final = Section(
             "ip",
             "What redirections name.",
         ),
-        kept("cluster-require-full-coverage", Flag(), True, "Refuse all when a slot has no owner."),
+        Directive(
+            "cluster-require-full-coverage",
+            Flag(),
+            True,
+            "Call the cluster down when any slot, and not only when every slot, lacks a majority of its replicas.",
+        ),
         kept("cluster-allow-reads-when-down", Flag(), False, "Read while the cluster is down."),
         kept("cluster-allow-pubsubshard-when-down", Flag(), True, "Publish while the cluster is down."),
         kept("cluster-allow-replica-migration", Flag(), True, "Let replicas change their master."),

@@ -1,0 +1,264 @@
+"""Dispatch on a ring: the same requests, carried out by the replicas of their keys.
+
+``run_turns`` is the hot loop of a member: plain GET and SET of slots that are *ready* (this node is a replica, and a
+quorum can be reached as far as is known) take a fast path that ends in the same primitives as the single node's; what
+is new is that a read is noted for a peer to compare, and that the connection's replies wait for the cycle's round.
+Everything else goes through ``Operation``. A test demands of both paths equal replies and equal log bytes.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Iterable
+from operator import length_hint
+from typing import Any, Final, Protocol
+
+from respkv.base.errors import CommandError, CorruptionError, ReadMiss
+from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX
+from respkv.causality.record import pack_string_head
+from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
+from respkv.commands.ring_operation import Operation, Transaction
+from respkv.commands.routing import key_slots, level_of, route
+from respkv.commands.session import Pending, Session
+from respkv.commands.spec import CommandSpec, Flag, Form
+from respkv.keyspace.counts import LIVE
+from respkv.keyspace.view import View
+from respkv.replication.coordinator import Coordinator
+from respkv.replication.levels import ALL, QUORUM
+from respkv.replication.rounds import WRITTEN
+from respkv.resp import errors
+from respkv.resp.reply import BULK_HEADS
+from respkv.storage.batch_scale import SPLIT_ENTRIES
+from respkv.storage.write_batch import pack_lengths
+
+_ODD: Final = object()
+_FLUSHES: Final = frozenset({"flushall", "flushdb"})
+_WAITS: Final = frozenset({"wait", "waitaof"})
+
+
+class RingWork(Protocol):
+    """What the dispatcher asks of the node's ring side beyond reads and writes."""
+
+    def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
+        """Have another node execute a request."""
+
+    def flush(self, session: Session, dbs: list[int], level: int) -> Pending:
+        """Raise the floors of stored databases on all members."""
+
+    def wait(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> Pending | bytes:
+        """WAIT and WAITAOF."""
+
+
+class RingDispatcher(Dispatcher):
+    """The dispatcher of a ring member. ``coordinator`` and ``work`` are given once, before the first request."""
+
+    __slots__ = ("coordinator", "work")
+
+    coordinator: Coordinator
+    work: RingWork
+
+    def run_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:  # HOT: quorum_pipeline
+        """As ``Dispatcher.run_turns``. Sessions whose replies must wait have their ``round`` set."""
+        coordinator = self.coordinator
+        keyspace, clock, server = self.keyspace, self.keyspace.clock, self.server
+        node, ready, asks, quick = clock.node, coordinator.ready, coordinator.asks, self._quick.get
+        now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
+        began_us = self._ended_us = self._clock_us()
+        self._general_us = 0
+        special: list[tuple[Any, Any]] = []
+        reads = writes = unchecked = 0
+        batch = keyspace.engine.batch
+        coordinator.begin_own()
+        last, grown, db, logical = clock.last, 0, 0, -1
+        stale, over = True, False
+        for turn in turns:
+            if over or turn.session.closing:
+                special.append((turn, None))
+                continue
+            session, parser, out = turn.session, turn.parser, turn.out
+            session.last_us = now_us
+            if session.db != logical and not stale:
+                clock.last, stale = last, True
+            fast = session.plain and self.plain
+            direct = fast and self._direct
+            level = session.level or coordinator.level
+            direct = direct and not session.readonly and level != ALL
+            reads_before, writes_before, taken, pending = reads, writes, 0, None
+            asked = False
+            while requests := parser.take():
+                waiting = iter(requests)
+                taken += len(requests)
+                for argv in waiting:
+                    if stale:
+                        fast = session.plain and self.plain
+                        level = session.level or coordinator.level
+                        direct = fast and self._direct and not session.readonly and level != ALL
+                        logical = session.db
+                        db = keyspace.stored[logical]
+                        rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
+                        prefixes = keyspace.prefixes(db)
+                        table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
+                        highest, last, stale = keyspace.floors.highest, clock.last, False
+                    if direct and argv.__class__ is list:
+                        size = len(argv)
+                        key = argv[1] if size > 1 else b"{"
+                        if key.__class__ is bytes and 123 not in key:
+                            slot = crc_hqx(key, 0) & 16383
+                            row = rows.get(key)
+                            plain = row.__class__ is bytes
+                            if size == 2 and plain and ready[slot] and (argv[0] == b"GET" or argv[0] == b"get"):
+                                if level == QUORUM and (ask := asks[slot]) is not None:
+                                    ask.keys.append(prefixes[slot] + key)
+                                    ask.stamps.append(row[1:11])  # type: ignore[index]
+                                    ask.places.append((out, len(out), session.proto))
+                                    asked = True
+                                out.append(row[11:])  # type: ignore[index]
+                                reads += 1
+                                continue
+                            if size == 3 and ready[slot] and (argv[0] == b"SET" or argv[0] == b"set"):
+                                value = argv[2]
+                                if value.__class__ is bytes and (
+                                    plain or (row is None and not (old_rows and key in old_rows))
+                                ):
+                                    size = len(value)
+                                    head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
+                                    last += 1
+                                    record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
+                                    internal = prefixes[slot] + key
+                                    if plain:
+                                        rows[key] = record
+                                        grown += len(record) - len(row)  # type: ignore[arg-type]
+                                    else:
+                                        old = table.get(internal)
+                                        if old is not None and (old[0] != 1 or old[1:11] <= highest):
+                                            keyspace.counts.replaced(internal, old, LIVE)
+                                    table[internal] = record
+                                    batch += (pack_lengths(len(record), len(internal)), internal, record)
+                                    out.append(WRITTEN)
+                                    writes += 1
+                                    continue
+                    clock.last, stale = last, True
+                    if grown:
+                        keyspace.cache.grow(grown)
+                        grown = 0
+                    used = len(requests) - length_hint(waiting)
+                    unchecked += 16
+                    entry = quick(argv[0]) if fast and parser.exact else None
+                    if entry is not None and entry[1] <= len(argv) <= entry[2]:
+                        reply = self._run_quick(session, argv, entry, None)
+                    elif (reply := self._run_checked(session, argv, parser, used - 1, None)) is _ODD:
+                        break
+                    if batch and len(batch[-1]) >= LARGE_RECORD_BYTES:
+                        server.relieve()
+                    if reply.__class__ is bytes:
+                        out.append(reply)
+                    elif reply is not None:
+                        pending = reply
+                    if pending is not None or session.closing:
+                        parser.give_back(list(waiting), used)
+                        break
+                if pending is not None or session.closing or taken >= COMMANDS_PER_TURN:
+                    break
+            wrote = writes != writes_before
+            if wrote or reads != reads_before:
+                session.commands += reads - reads_before + writes - writes_before
+                session.last_command = "set" if wrote else "get"
+                if asked or (wrote and level == QUORUM):
+                    session.round = waits = coordinator.round(QUORUM)
+                    if wrote:
+                        waits.outs.append(out)
+            if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
+                special.append((turn, pending))
+            if batch and (len(batch[-1]) >= LARGE_RECORD_BYTES or len(batch) >= 3 * SPLIT_ENTRIES):
+                if not stale:
+                    clock.last, stale = last, True
+                server.relieve()
+            unchecked += taken
+            if unchecked >= 256:
+                unchecked = 0
+                over = self._clock_us() > until_us
+        if not stale:
+            clock.last = last
+        if grown:
+            keyspace.cache.grow(grown)
+        coordinator.end_own()
+        if reads or writes:
+            self._count_fast(reads, writes, began_us)
+        return special
+
+    # -- one request -------------------------------------------------------------------------------
+
+    def _run_quick(
+        self, session: Session, argv: list[bytes], entry: Quick, view: View | None
+    ) -> bytes | Pending | None:
+        """A data command of a plain session on a plain node."""
+        stats, spec = entry[3], entry[4]
+        started_us = self._clock_us()
+        session.last_command = spec.name
+        session.commands += 1
+        try:
+            reply = self._serve(session, spec, argv)
+        except (CommandError, CorruptionError, ReadMiss) as reason:
+            took_us = self._clock_us() - started_us
+            self._general_us += took_us
+            return self._call_failed(session, spec, argv, reason, took_us)
+        took_us = self._clock_us() - started_us
+        self._general_us += took_us
+        stats.calls += 1
+        stats.usec += took_us
+        self.registry.commands_processed += 1
+        if self.registry.latency_tracking:
+            stats.histogram.record(took_us)
+        if took_us >= self.server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
+            self.server.slow_command(session, argv, took_us)
+        return reply
+
+    def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
+        if spec.form is Form.DATA:
+            return self._serve(session, spec, argv)
+        if spec.name == "exec":
+            return self._transact(session, spec, argv)
+        if spec.name in _WAITS:
+            return self.work.wait(session, spec, argv)
+        if spec.form is Form.WALK and self.coordinator.placement is None:
+            raise CommandError(errors.FORMING)
+        return super()._run(session, spec, argv)
+
+    def _serve(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
+        """A data command: here, at another node, or with the reason why not."""
+        coordinator = self.coordinator
+        if coordinator.placement is None:
+            raise CommandError(errors.FORMING)
+        if spec.name == "swapdb":
+            raise CommandError(errors.NOT_ON_A_RING)
+        level = level_of(session, spec, coordinator)
+        if spec.name in _FLUSHES:
+            return self._flush(session, spec, argv, level)
+        slots = key_slots(spec, argv)
+        if not slots:
+            reply = super()._run(session, spec, argv)
+            assert reply is not None
+            return reply
+        target, answer = route(session, spec, argv, slots, coordinator)
+        if not target:
+            raise CommandError(answer)
+        if target != coordinator.me:
+            return self.work.forward(session, target, argv, level)
+        return Operation(self, session, spec, argv, level).start()
+
+    def _flush(self, session: Session, spec: CommandSpec, argv: list[bytes], level: int) -> Pending:
+        assert spec.handler is not None
+        keyspace = self.keyspace
+        view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
+        _, effects = spec.handler(argv, view)
+        return self.work.flush(session, [effect[1] for effect in effects], level)
+
+    def _transact(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
+        """EXEC."""
+        if self.coordinator.placement is None:
+            raise CommandError(errors.FORMING)
+        return Transaction(self, session, spec, argv, level_of(session, spec, self.coordinator)).start()
+
+    def error_of(self, reason: Exception) -> bytes:
+        """The error reply for what a command raised."""
+        return self._error_of(reason)

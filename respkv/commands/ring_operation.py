@@ -1,0 +1,221 @@
+"""Operations: one request of the general path on a ring, from the first look to the last ack.
+
+The handler runs on this node's own records and notes what it looks at (``keyspace/read_set``). What it noted is
+compared with R - 1 other replicas; when something newer was found there it is here by then, and the handler runs again.
+A request that writes always runs again after the comparison, on whatever is here then, and applies its effects in the
+same breath: two requests of this node can never work on the same old value. Its effects go out with the cycle's writes,
+and the reply waits for W acks.
+
+A handler may be run any number of times, its effects are applied once. Everything that is compared stays compared: only
+what a later run looks at for the first time is asked about again, so it ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from respkv.base.errors import CommandError, CorruptionError, ReadMiss
+from respkv.commands.notifications import apply_and_tell
+from respkv.commands.session import Pending, Session
+from respkv.commands.spec import CommandSpec
+from respkv.keyspace import effects as fx
+from respkv.keyspace.read_set import ReadSet
+from respkv.keyspace.rows import HashRow
+from respkv.keyspace.view import View
+from respkv.replication.levels import EVENTUAL
+from respkv.resp import errors
+from respkv.resp.reply import encode
+
+if TYPE_CHECKING:
+    from respkv.commands.ring_dispatch import RingDispatcher
+
+
+class Operation:
+    """Implements ``replication.rounds.Reader``."""
+
+    __slots__ = (
+        "_compared", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level", "pending", "session",
+        "spec", "waiting",
+    )  # fmt: skip
+
+    def __init__(
+        self, dispatcher: RingDispatcher, session: Session, spec: CommandSpec, argv: list[bytes], level: int
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.session = session
+        self.spec = spec
+        self.argv = argv
+        self.level = level
+        self.waiting = 0
+        self.changed = False
+        self.pending: Pending | None = None
+        self._compared: dict[bytes, None] = {}
+        self._ranges: dict[bytes, None] = {}
+        self._reply: bytes | None = None
+        self._over = False
+
+    def start(self) -> bytes | Pending:
+        """The reply, or the promise of one. May raise ReadMiss, CommandError and CorruptionError: nothing has begun."""
+        reply = self._attempt()
+        if reply is not None:
+            return reply
+        self.pending = Pending()
+        return self.pending
+
+    # -- Reader ------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Everything noted so far has been compared."""
+        if self._over:
+            return
+        if self._reply is not None and not self.changed:
+            self._complete(self._reply)
+            return
+        self.changed = False
+        try:
+            reply = self._attempt()
+        except ReadMiss as miss:
+            self.changed = True
+            self.dispatcher.fetch([miss.request], self.resume)
+            return
+        except (CommandError, CorruptionError) as reason:
+            reply = self.dispatcher.error_of(reason)
+        if reply is not None:
+            self._complete(reply)
+
+    def fail(self, reply: bytes) -> None:
+        """The comparison cannot be made: nothing was changed."""
+        self._complete(reply)
+
+    def _complete(self, reply: bytes) -> None:
+        if not self._over:
+            self._over = True
+            if self.pending is None:
+                # It failed before ``start`` returned.
+                self.pending = Pending()
+            self.pending.complete(reply)
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _attempt(self) -> bytes | None:
+        """Run the handler; the reply when it may be given, None while something is awaited."""
+        coordinator = self.dispatcher.coordinator
+        noted = ReadSet(self.dispatcher.keyspace) if coordinator.quorums.reads[self.level] > 1 else None
+        mistake: bytes | None = None
+        effects: fx.Effects = fx.NONE
+        view, run = self._prepare(noted)
+        try:
+            reply, effects = run()
+        except CommandError as reason:
+            # It may be a mistake only by what is here: WRONGTYPE of a key that has another type by now.
+            mistake = reply = reason.reply
+        if noted is not None and self._compare(noted):
+            writes = bool(effects) or self._is_transaction()
+            self._reply = None if writes else mistake or encode(reply, self.session.proto)
+            return None
+        if mistake is not None:
+            return mistake
+        return self._finish(reply, effects, view)
+
+    def _prepare(self, noted: ReadSet | None):  # type: ignore[no-untyped-def]
+        dispatcher, session = self.dispatcher, self.session
+        keyspace = dispatcher.keyspace
+        view = View(keyspace, keyspace.stored[session.db], session.server.rng, dispatcher.limit_bytes)
+        view.touching = not session.no_touch or self.spec.name == "touch"
+        view.noted = noted
+        handler = self.spec.handler
+        assert handler is not None
+        return view, lambda: handler(self.argv, view)
+
+    def _is_transaction(self) -> bool:
+        return False
+
+    def _compare(self, noted: ReadSet) -> bool:
+        """Ask about what was not compared yet; True when there is something to wait for."""
+        coordinator, now_us = self.dispatcher.coordinator, self.session.server.now_us
+        fresh = [(internal, stamp) for internal, stamp in noted.keys.items() if internal not in self._compared]
+        ranges = [(start, end) for start, end in noted.ranges.items() if start not in self._ranges]
+        before = self.waiting
+        self.waiting += 1  # Nothing is over while asking goes on.
+        for start, end in ranges:
+            coordinator.ask_range(self, start, end, self.level, now_us)
+            self._ranges[start] = None
+        for internal, stamp in fresh:
+            coordinator.ask(self, internal, stamp, self.level)
+            self._compared[internal] = None
+        self.waiting -= 1
+        return self.waiting > before or self._over
+
+    def _finish(self, reply: object, effects: fx.Effects, view: View) -> bytes | None:
+        """Apply the effects; the reply if it need not wait for acks. May raise ReadMiss, then nothing has changed."""
+        dispatcher, session = self.dispatcher, self.session
+        if effects:
+            opened = dispatcher.coordinator.begin_own()
+            try:
+                if session.server.pubsub.events:
+                    apply_and_tell(self.spec, self.argv, effects, view, dispatcher.applier, session.server.pubsub)
+                else:
+                    dispatcher.applier.apply(effects)
+            finally:
+                if opened:
+                    dispatcher.coordinator.end_own()
+        elif session.server.pubsub.events:
+            apply_and_tell(self.spec, self.argv, effects, view, dispatcher.applier, session.server.pubsub)
+        return self._after_write(encode(reply, session.proto), wrote=bool(effects))  # type: ignore[arg-type]
+
+    def _after_write(self, reply: bytes, *, wrote: bool) -> bytes | None:
+        coordinator = self.dispatcher.coordinator
+        if not wrote or self.level == EVENTUAL or coordinator.quorums.writes[self.level] <= 1:
+            return reply
+
+        def written(met: bool) -> None:
+            self._complete(reply if met else errors.OUTCOME_UNKNOWN)
+
+        coordinator.round(self.level).after.append(written)
+        return None
+
+
+class Transaction(Operation):
+    """EXEC: rehearsed until all that it reads has been compared, then run in one breath."""
+
+    __slots__ = ()
+
+    def _is_transaction(self) -> bool:
+        return True
+
+    def _prepare(self, noted: ReadSet | None):  # type: ignore[no-untyped-def]
+        runner = self.session.server.transactions
+        session = self.session
+
+        def rehearse() -> tuple[bytes, fx.Effects]:
+            if noted is not None:
+                self._note_watched(noted)
+            if session.multi is not None and not session.multi_error and not session.watch_broken:
+                runner.rehearse(session, noted)
+            return b"", fx.NONE
+
+        return None, rehearse
+
+    def _note_watched(self, noted: ReadSet) -> None:
+        """What another replica knows of a watched key comes here before EXEC, and breaks the watch."""
+        keyspace = self.dispatcher.keyspace
+        for db, key in self.session.watched:
+            row = keyspace.row(db, key)
+            noted.note(db, key, row)
+            if type(row) is HashRow:
+                noted.hash_view(db, key, row).items_after(None, 1)
+
+    def _finish(self, reply: object, effects: fx.Effects, view: View) -> bytes | None:
+        dispatcher, session = self.dispatcher, self.session
+        handler = self.spec.handler
+        assert handler is not None
+        engine = dispatcher.keyspace.engine
+        opened = dispatcher.coordinator.begin_own()
+        before = len(engine.batch)
+        try:
+            answer = handler(self.argv, session)
+        finally:
+            wrote = len(engine.batch) != before
+            if opened:
+                dispatcher.coordinator.end_own()
+        return self._after_write(encode(answer, session.proto), wrote=wrote)

@@ -1,0 +1,79 @@
+"""Routing: which node of the ring executes a request, and what a client is told that asked the wrong one.
+
+On the *plain* face any node takes any request and forwards what it cannot do itself; on the *cluster* face slots are the
+client's business: MOVED and CROSSSLOT, as Redis Cluster answers. Requests that read before they write run at the
+acting primary, the first replica of their key that is alive; blind writes and reads run at any replica.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from respkv.base.slots import slot_of
+from respkv.commands.session import Session
+from respkv.commands.spec import CommandSpec, Flag
+from respkv.replication.coordinator import Coordinator
+from respkv.replication.levels import DEFAULT, EVENTUAL
+from respkv.resp import errors
+from respkv.resp.reply import error
+
+CROSS_SLOT: Final = error(b"CROSSSLOT Keys in request don't hash to the same slot")
+CLUSTER_DOWN: Final = error(b"CLUSTERDOWN No replica of the key's slot can be reached; nothing was changed")
+#: Options of SET that make it read the key before it writes.
+_READING_OPTIONS: Final = frozenset({b"NX", b"XX", b"GET", b"KEEPTTL", b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"})
+
+
+class Route(NamedTuple):
+    """``target`` is a node's short id; 0 with ``answer`` set says what the client is told instead."""
+
+    target: int
+    answer: bytes = b""
+
+
+def key_slots(spec: CommandSpec, argv: list[bytes]) -> list[int]:
+    """The slots of a request's keys, each once, in order."""
+    slots = {slot_of(argv[index]): None for keyspec in spec.keys for index in keyspec.keys(argv)}
+    return list(slots)
+
+
+def reads_first(spec: CommandSpec, argv: list[bytes]) -> bool:
+    """Whether a request must see the newest value before it writes: it then belongs to the acting primary."""
+    if not spec.flags & Flag.WRITE:
+        return False
+    if spec.name == "set":
+        return len(argv) > 3 and not _READING_OPTIONS.isdisjoint([word.upper() for word in argv[3:]])
+    return bool(spec.flags & (Flag.ATOMIC | Flag.CONDITIONAL))
+
+
+def level_of(session: Session, spec: CommandSpec, coordinator: Coordinator) -> int:
+    """The consistency level of a request."""
+    if session.readonly and session.cluster_face and not spec.flags & Flag.WRITE:
+        return EVENTUAL
+    return session.level if session.level != DEFAULT else coordinator.level
+
+
+def route(session: Session, spec: CommandSpec, argv: list[bytes], slots: list[int], coordinator: Coordinator) -> Route:
+    """Where a request with these slots is executed. ``slots`` is not empty."""
+    ring = session.server.ring
+    assert ring is not None and ring.topology is not None
+    first = slots[0]
+    me = coordinator.me
+    mine = all(coordinator.mine[slot] for slot in slots)
+    if session.cluster_face and not session.forwarded:
+        if len(slots) > 1:
+            return Route(0, CROSS_SLOT)
+        if not mine:
+            return Route(0, ring.topology.moved(first))
+    write = bool(spec.flags & Flag.WRITE)
+    target = me
+    if not mine or reads_first(spec, argv):
+        target = coordinator.primary(first)
+        if not target:
+            return Route(0, CLUSTER_DOWN)
+    if session.forwarded and mine:
+        target = me
+    if target == me:
+        level = level_of(session, spec, coordinator)
+        if not all(coordinator.reaches(slot, level, write=write) for slot in slots if coordinator.mine[slot]):
+            return Route(0, errors.NO_REPLICAS)
+    return Route(target)

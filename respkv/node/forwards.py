@@ -1,0 +1,194 @@
+"""Forwarded requests: what this node asks another to execute, and what it executes for others.
+
+A request keeps its reply's place at the node that took it; the target executes it in a session of its own, one for each
+connection over there (what it watches hangs on it), and answers with finished bytes. A target executes what it gets or
+says NOT_DONE, it never forwards again: two nodes with different opinions of who is alive cannot play ping-pong. When no
+answer comes the request may or may not have been executed: a write's outcome is unknown (DESIGN 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from respkv.base.errors import CommandError
+from respkv.commands.dispatch import Dispatcher
+from respkv.commands.session import Pending, Server, Session
+from respkv.commands.spec import Flag
+from respkv.replication.levels import ALL
+from respkv.resp import errors
+from respkv.resp.reply import encode
+from respkv.wire.messages import DONE, NOT_DONE, Forward, Forwarded, SessionGone
+
+#: How long an answer is waited for.
+FORWARD_TIMEOUT_US: Final = 3_000_000
+#: Requests of this node that others are executing. More are refused.
+FORWARDS_MAX: Final = 65_536
+#: Sessions of other nodes' connections, and how long an idle one is kept.
+SESSIONS_MAX: Final = 20_000
+
+
+class _Open(NamedTuple):
+    pending: Pending
+    target: int
+    deadline_us: int
+    writes: bool
+
+
+class _Deaf:
+    """The sink of a session whose connection is at another node: nothing is ever pushed to it."""
+
+    __slots__ = ()
+
+    def push(self, data: bytes) -> None:
+        """Out-of-band output has nowhere to go."""
+
+    def close(self, *, after_output: bool) -> None:
+        """There is no connection."""
+
+    def buffered(self) -> int:
+        return 0
+
+    def input_buffered(self) -> int:
+        return 0
+
+    def read_on(self) -> None:
+        """There is no input."""
+
+
+class Forwards:
+    """Both ends. ``send(short, message)`` is False when there is no link."""
+
+    __slots__ = ("_dispatcher", "_first_op", "_next_op", "_open", "_send", "_server", "_sessions", "executed", "sent")
+
+    def __init__(
+        self,
+        server: Server,
+        dispatcher: Dispatcher,
+        *,
+        send: Callable[[int, Any], bool],
+        first_op: int,
+    ) -> None:
+        """``first_op``: above every number that this node has ever used."""
+        self._server = server
+        self._dispatcher = dispatcher
+        self._send = send
+        self._first_op = self._next_op = first_op
+        self._open: dict[int, _Open] = {}
+        self._sessions: dict[tuple[int, int], Session] = {}
+        self.sent = self.executed = 0
+
+    # -- asking ------------------------------------------------------------------------------------
+
+    def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
+        """Have ``target`` execute a request. Raises CommandError when it cannot be asked."""
+        spec = self._dispatcher.table.resolve(argv)
+        writes = spec is None or bool(spec.flags & Flag.WRITE)
+        if len(self._open) >= FORWARDS_MAX:
+            raise CommandError(errors.TRY_AGAIN)
+        self._next_op += 1
+        keyspace = self._server.keyspace
+        message = Forward(
+            self._next_op, session.id, keyspace.stored[session.db], session.proto, level, 0, FORWARD_TIMEOUT_US,
+            session.user, (tuple(argv),),
+        )  # fmt: skip
+        if not self._send(target, message):
+            raise CommandError(errors.NO_REPLICAS)
+        self.sent += 1
+        pending = Pending()
+        self._open[self._next_op] = _Open(pending, target, self._server.now_us + FORWARD_TIMEOUT_US, writes)
+        return pending
+
+    def on_forwarded(self, peer: int, message: Forwarded) -> None:
+        """The target has answered."""
+        held = self._open.get(message.op)
+        if held is None or held.target != peer:
+            return
+        del self._open[message.op]
+        held.pending.complete(message.reply if message.status == DONE else errors.TRY_AGAIN)
+
+    def session_gone(self, session: Session, members: tuple[int, ...]) -> None:
+        """A connection of this node has ended: others may forget it."""
+        if self.sent:
+            for short in members:
+                self._send(short, SessionGone(session.id))
+
+    # -- executing ---------------------------------------------------------------------------------
+
+    def on_forward(self, peer: int, message: Forward) -> None:
+        """Execute a request for a client of another node."""
+        session = self._session(peer, message)
+        op, proto = message.op, message.proto
+        if session is None or not 0 <= message.db < self._server.keyspace.databases:
+            self._send(peer, Forwarded(op, NOT_DONE, b""))
+            return
+        self.executed += 1
+        reply = self._dispatcher.execute(session, list(message.commands[0]))
+        if isinstance(reply, Pending):
+            pending = reply
+
+            def answer() -> None:
+                done = pending.reply
+                self._send(peer, Forwarded(op, DONE, b"" if done is None else encode(done, proto)))
+
+            if pending.reply is not None:
+                answer()
+            else:
+                pending.on_done = answer
+        else:
+            self._send(peer, Forwarded(op, DONE, reply or b""))
+
+    def _session(self, peer: int, message: Forward) -> Session | None:
+        place = (peer, message.session)
+        session = self._sessions.get(place)
+        if session is None:
+            if len(self._sessions) >= SESSIONS_MAX:
+                self._forget(next(iter(self._sessions)))
+            session = Session(0, self._server, _Deaf(), address=f"node:{peer}", local_address="")
+            session.authenticated = session.forwarded = True
+            self._sessions[place] = session
+        session.proto = 3 if message.proto == 3 else 2
+        session.db = message.db if message.db < self._server.keyspace.databases else 0
+        session.level = message.level if 0 < message.level <= ALL else 0
+        session.user = message.user
+        session.recompute_plain()
+        return session
+
+    def on_session_gone(self, peer: int, message: SessionGone) -> None:
+        """A connection over there has ended."""
+        self._forget((peer, message.session))
+
+    def _forget(self, place: tuple[int, int]) -> None:
+        session = self._sessions.pop(place, None)
+        if session is not None:
+            self._server.watches.unwatch(session)
+
+    # -- time and links ----------------------------------------------------------------------------
+
+    def peer_lost(self, peer: int) -> None:
+        """The link has ended: nobody knows what became of the requests on it."""
+        for op in [op for op, held in self._open.items() if held.target == peer]:
+            self._give_up(op)
+        for place in [place for place in self._sessions if place[0] == peer]:
+            self._forget(place)
+
+    def on_timer(self, now_us: int) -> None:
+        """Give up what takes too long. O(expired): deadlines ascend."""
+        while self._open:
+            op, held = next(iter(self._open.items()))
+            if held.deadline_us > now_us:
+                return
+            self._give_up(op)
+
+    def _give_up(self, op: int) -> None:
+        held = self._open.pop(op)
+        held.pending.complete(errors.OUTCOME_UNKNOWN if held.writes else errors.NO_REPLICAS)
+
+    def stats(self) -> dict[str, int]:
+        """Counters for metrics."""
+        return {
+            "forwards_open": len(self._open),
+            "forwards_sent": self.sent,
+            "forwards_executed": self.executed,
+            "forward_sessions": len(self._sessions),
+        }

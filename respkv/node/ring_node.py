@@ -1,0 +1,466 @@
+"""The ring side of a node: everything that a member has and a single node has not, put together, still pure.
+
+``mesh`` (links), ``member`` (formation, gossip, placement), ``replica`` and ``coordinator`` (both ends of N/R/W),
+``repair`` (hints, anti-entropy, watermarks) and ``forwards``. The node tells it of cycles, time and commits; messages
+come in by ``receive`` and go out, after the commit that covers them, by the mesh.
+
+*Nothing leaves before it is logged.* What replication sends is gathered until the commit and handed to the mesh when
+that commit may be shown: at once, or with ``appendfsync always`` when it is durable. Gossip does not wait: it says
+nothing of data.
+
+A message that needs a block from disk waits for it and is then taken again from its start; what overtakes it meanwhile
+is harmless, since records win by their stamps and not by their order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.base.slots import SLOT_COUNT
+from respkv.causality.hlc import ClockSkewError
+from respkv.cluster.membership import Membership
+from respkv.cluster.placement import Placement
+from respkv.cluster.ring import Ring
+from respkv.cluster.topology import Topology
+from respkv.commands.ring_dispatch import RingDispatcher
+from respkv.commands.session import Pending, Session
+from respkv.commands.spec import CommandSpec
+from respkv.keyspace.leaf_sums import LeafSums
+from respkv.node.forwards import Forwards
+from respkv.node.mesh import Mesh
+from respkv.node.repair import Repair
+from respkv.node.ring_flush import RingFlush
+from respkv.node.ring_member import RingMember
+from respkv.node.ring_settings import RingSettings
+from respkv.node.ring_wait import RingWait
+from respkv.replication.coordinator import Coordinator
+from respkv.replication.levels import Quorums
+from respkv.replication.replica import Replica
+from respkv.replication.rounds import Round
+from respkv.storage.wal import FatalStorageError
+from respkv.wire.codec import encode
+from respkv.wire.messages import (
+    ALL_ENTRIES,
+    BUSY,
+    IO_ERROR,
+    Facts,
+    FlushTo,
+    Forward,
+    Forwarded,
+    RangeRead,
+    RangeResult,
+    ReadResult,
+    Reads,
+    SessionGone,
+    WriteAcks,
+    Writes,
+)
+
+if TYPE_CHECKING:
+    from respkv.node.node import Node
+
+TICK_US: Final = 10_000
+#: The loop stood still when its timer is this late.
+_LAG_US: Final = 100_000
+#: Messages that wait for a block. More are answered BUSY.
+_WAITING_MAX: Final = 4096
+
+
+class RingNode:
+    """Implements ``commands.session.RingPort`` and ``commands.ring_dispatch.RingWork``."""
+
+    def __init__(
+        self, node: Node, dispatcher: RingDispatcher, settings: RingSettings, *, node_id: bytes, directory: str
+    ) -> None:
+        """Loads the ring's files; blocking. Raises RingProblem and what ``Repair`` raises."""
+        keyspace, config = node.keyspace, node.config
+        self.node = node
+        self.settings = settings
+        self._seq = keyspace.clock.last  # No answer to a question of an earlier life can be taken for one of this.
+        self._ticked_us = 0
+        self._waiting = 0
+        self._outgoing: list[tuple[int, list[bytes]]] = []
+        self._unshown: deque[tuple[int, list[tuple[int, list[bytes]]]]] = deque()
+        self._acks: dict[int, tuple[list[int], list[tuple[int, int, int]]]] = {}
+        self.mesh = Mesh(node_id, secret=settings.secret, rng=node.rng, log=node.log)
+        self.mesh.clock = lambda: keyspace.clock.last
+        self.mesh.receive = self.receive
+        self.mesh.on_member = self._on_link
+        self.mesh.observe = self._observe
+        self.replica = Replica(node.applier)
+        self.coordinator = Coordinator(
+            self.replica,
+            node.engine,
+            send=self.send,
+            send_encoded=self._send_encoded,
+            live=self.live,
+            missed=self._missed,
+            next_seq=self._next_seq,
+        )
+        self.member = RingMember(
+            join=settings.join(node_id),
+            seeds=settings.seeds,
+            cluster_size=settings.cluster_size,
+            replicas=settings.replicas,
+            mesh=self.mesh,
+            fs=node.fs,
+            directory=directory,
+            rng=node.rng,
+            log=node.log,
+            now_us=node.now_us,
+        )
+        self.member.follow(config)
+        self.member.on_ring = self._on_ring
+        self.member.on_change = self._on_change
+        self.member.facts = self._facts
+        self.mesh.heard = self.member.heard
+        self.leaf_sums = LeafSums(node.engine, keyspace.floors)
+        self.repair = Repair(
+            keyspace=keyspace,
+            leaf_sums=self.leaf_sums,
+            fs=node.fs,
+            directory=directory,
+            rng=node.rng,
+            mesh_send=self.send,
+            apply=self.replica.apply,
+            raise_floor=node.applier.raise_floor,
+            commit=lambda: node.commit(own=True),
+            fetch=node.fetch,
+            live=self.live,
+            facts=lambda short: self.member.peer_facts.get(short),
+            busy=self._is_busy,
+            log=node.log,
+            now_us=lambda: node.now_us,
+            now_ms=lambda: node.now_ms,
+            hint_bytes_max=config.value("hints-max-bytes"),
+            hint_window_ms=config.value("hint-window") * 1000,
+        )
+        self.replica.watermarks = self.repair.watermarks
+        keyspace.watermark = self.repair.watermarks.get
+        self.forwards = Forwards(node, dispatcher, send=self.send, first_op=self._seq)
+        self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
+        self.waits = RingWait(node, self.coordinator)
+        dispatcher.coordinator = self.coordinator
+        dispatcher.work = self
+        self._handlers: dict[type, Callable[[int, Any], None]] = {
+            Writes: self._on_writes,
+            WriteAcks: self._on_acks,
+            Reads: self._on_reads,
+            ReadResult: self._on_result,
+            RangeRead: self._on_range_read,
+            RangeResult: self._on_result,
+            Forward: self.forwards.on_forward,
+            Forwarded: self.forwards.on_forwarded,
+            SessionGone: self.forwards.on_session_gone,
+            FlushTo: self._on_flush,
+        }
+        if self.member.ring is not None and self.member.placement is not None:
+            self._on_ring(self.member.ring, self.member.placement)
+        node.after_us(TICK_US, self._tick)
+
+    # -- RingPort ----------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> int:
+        """This node's short id, 0 while the ring is being formed."""
+        return self.member.me
+
+    @property
+    def placement(self) -> Placement | None:
+        """Slot -> replicas."""
+        return self.member.placement
+
+    @property
+    def topology(self) -> Topology | None:
+        """The ring as clients see it."""
+        return self.member.topology
+
+    @property
+    def membership(self) -> Membership | None:
+        """Who is alive."""
+        return self.member.membership
+
+    def status(self) -> str:
+        """One line for people."""
+        return self.member.status()
+
+    def stats(self) -> dict[str, int]:
+        """Everything that is counted about the ring."""
+        return {
+            **self.member.stats(),
+            **{f"mesh_{name}": value for name, value in self.mesh.stats().items()},
+            **self.coordinator.stats(),
+            **self.replica.stats(),
+            **self.repair.stats(),
+            **self.forwards.stats(),
+            "messages_waiting_for_blocks": self._waiting,
+        }
+
+    def live(self, short: int) -> bool:
+        """Alive as far as is known, linked, and taking what it is sent."""
+        return self.member.live(short) and (short == self.member.me or self.mesh.room(short))
+
+    def speaks_cluster(self, local_address: str, *, unix: bool) -> bool:
+        """Whether a connection speaks the cluster face, by the port that it came to."""
+        if unix:
+            return self.settings.cluster_face("unixsocket")
+        alternate = local_address.rpartition(":")[2] == str(self.node.config.value("alternate-port"))
+        return self.settings.cluster_face("alternate-port" if alternate else "port")
+
+    # -- the node tells ----------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """The cycle's requests and messages are done; its commit comes next."""
+        self.coordinator.seal(self.node.now_us)
+        if self._acks:
+            acks, self._acks = self._acks, {}
+            for peer, (done, refused) in acks.items():
+                self.send(peer, WriteAcks(done, tuple(refused)))
+
+    def before_commit(self) -> None:
+        """The open batch is about to be logged."""
+        self.coordinator.before_commit()
+        self.repair.before_commit(self.node.engine.batch)
+
+    def after_commit(self, lsn: int) -> None:
+        """The cycle is logged: what it sends may go, or waits until it is durable."""
+        if self._outgoing:
+            outgoing, self._outgoing = self._outgoing, []
+            if self._unshown or (self.node.holds_replies and lsn > self.node.durable_lsn):
+                self._unshown.append((lsn, outgoing))
+            else:
+                self._hand_over(outgoing)
+
+    def on_durable(self) -> None:
+        """More of the log is durable."""
+        durable = self.node.durable_lsn
+        while self._unshown and (self._unshown[0][0] <= durable or not self.node.holds_replies):
+            self._hand_over(self._unshown.popleft()[1])
+
+    def _hand_over(self, outgoing: list[tuple[int, list[bytes]]]) -> None:
+        send = self.mesh.send_encoded
+        for short, parts in outgoing:
+            send(short, parts)
+
+    def take_settled(self) -> list[Round]:
+        """Rounds whose replies may leave now."""
+        return self.coordinator.take_settled()
+
+    def session_gone(self, session: Session) -> None:
+        """A connection has ended."""
+        if self.member.placement is not None:
+            self.forwards.session_gone(session, tuple(s for s in self.member.placement.members if s != self.me))
+
+    def close(self) -> None:
+        """The node stops."""
+        self.repair.close()
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def _next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def send(self, short: int, message: Any) -> bool:
+        """Send with this cycle. False: there is no link, nothing will be sent."""
+        if not self.mesh.linked(short):
+            return False
+        self._outgoing.append((short, encode(message)))
+        return True
+
+    def _send_encoded(self, short: int, parts: list[bytes]) -> bool:
+        if not self.mesh.linked(short):
+            return False
+        self._outgoing.append((short, parts))
+        return True
+
+    def _missed(self, short: int, payload: bytes) -> None:
+        self.repair.missed(short, payload)
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def receive(self, short: int, link: int, message: Any) -> None:
+        """A message came. ProtocolError: the peer talks nonsense, its link is closed."""
+        handler = self._handlers.get(type(message))
+        if handler is not None:
+            if short:
+                handler(short, message)
+        elif self.member.owns(message):
+            self.member.on_message(short, link, message, self.node.now_us)
+        elif short and self.repair.owns(message):
+            self.repair.on_message(short, message)
+
+    def _again(self, miss: ReadMiss, handler: Callable[[int, Any], None], short: int, message: Any) -> bool:
+        """Take the message again when the block is there. False: too many wait already."""
+        if self._waiting >= _WAITING_MAX:
+            return False
+        self._waiting += 1
+
+        def again() -> None:
+            self._waiting -= 1
+            handler(short, message)
+
+        self.node.fetch([miss.request], again)
+        return True
+
+    def _on_writes(self, short: int, message: Writes) -> None:  # HOT: replica_apply
+        refused: tuple[tuple[int, int], ...] = ()
+        if self.node.dispatcher.refusal is not None:
+            refused = ((ALL_ENTRIES, IO_ERROR),)
+        else:
+            try:
+                refused = self.replica.apply(message.kind, message.payload, short)
+            except ReadMiss as miss:
+                if self._again(miss, self._on_writes, short, message):
+                    return
+                refused = ((ALL_ENTRIES, BUSY),)
+            except CorruptionError as damage:
+                self.node.log("warning", f"stored data is damaged: {damage}")
+                refused = ((ALL_ENTRIES, IO_ERROR),)
+        acks = self._acks.get(short)
+        if acks is None:
+            acks = self._acks[short] = ([], [])
+        if not refused or refused[0][0] != ALL_ENTRIES:
+            acks[0].append(message.seq)
+        if refused:
+            acks[1].extend((message.seq, index, status) for index, status in refused)
+        if self.node.engine.overfull():
+            self.node.commit()
+
+    def _on_acks(self, short: int, message: WriteAcks) -> None:
+        if self.repair.owns(message):
+            self.repair.on_message(short, message)
+        self.flushes.on_acks(short, message)
+        self.coordinator.on_acks(short, message)
+
+    def _on_reads(self, short: int, message: Reads) -> None:
+        try:
+            self.send(short, self.replica.read(message))
+        except ReadMiss as miss:
+            if not self._again(miss, self._on_reads, short, message):
+                self.send(short, ReadResult(message.seq, BUSY))
+
+    def _on_result(self, short: int, message: ReadResult | RangeResult) -> None:
+        try:
+            self.coordinator.on_result(short, message, self.node.now_us)
+        except ReadMiss as miss:
+            self._again(miss, self._on_result, short, message)
+        except CorruptionError as damage:
+            self.node.log("warning", f"stored data is damaged: {damage}")
+
+    def _on_range_read(self, short: int, message: RangeRead) -> None:
+        try:
+            self.send(short, self.replica.read_range(message))
+        except ReadMiss as miss:
+            if not self._again(miss, self._on_range_read, short, message):
+                self.send(short, RangeResult(message.seq, BUSY, False))
+
+    def _on_flush(self, short: int, message: FlushTo) -> None:
+        self.replica.flush(message)
+        acks = self._acks.setdefault(short, ([], []))
+        acks[0].append(message.seq)
+
+    def _observe(self, short: int, clock: int) -> None:
+        """The clock at the head of a frame."""
+        try:
+            self.node.keyspace.clock.observe(clock, self.node.now_ms)
+        except ClockSkewError as skew:
+            self.node.log("warning", f"The clock of node {short} is wrong, or ours is: {skew}")
+
+    # -- the ring ----------------------------------------------------------------------------------
+
+    def _on_ring(self, ring: Ring, placement: Placement) -> None:
+        settings, me = self.settings, self.member.me
+        self.node.keyspace.clock.node = me
+        quorums = Quorums(
+            replicas=placement.replicas, reads=settings.read_quorum, writes=settings.write_quorum
+        )
+        self.coordinator.configure(placement, me, quorums, settings.level)
+        self.repair.on_ring(placement, me)
+        self.node.log("notice", f"Member {me} of a ring of {len(ring.members)} nodes, epoch {ring.epoch}")
+
+    def _on_change(self, short: int, live: bool) -> None:
+        self.coordinator.on_member(short, self.node.now_us)
+
+    def _on_link(self, short: int, up: bool) -> None:
+        self.member.on_link(short, up, self.node.now_us)
+        self.repair.on_member(short, up)
+        if not up:
+            self.forwards.peer_lost(short)
+            self.flushes.peer_lost(short)
+        self.coordinator.on_member(short, self.node.now_us)
+
+    def _facts(self) -> Facts:
+        ring = self.member.ring
+        return Facts(
+            ring_epoch=ring.epoch if ring is not None else 0,
+            clock=self.node.keyspace.clock.last,
+            oldest_hint=self.repair.oldest_hint(),
+        )
+
+    def _is_busy(self) -> bool:
+        """Clients wait: repair goes slowly."""
+        return self.node.pressure() > 0
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        node = self.node
+        now_us = node.now_us
+        late_us = now_us - self._ticked_us - TICK_US
+        if self._ticked_us and late_us > _LAG_US:
+            self.member.loop_lag(late_us)
+        self._ticked_us = now_us
+        if now_us >= self.member.next_timer_us():
+            self.member.on_timer(now_us)
+        self.coordinator.on_timer(now_us)
+        self.forwards.on_timer(now_us)
+        self.flushes.on_timer(now_us)
+        self.waits.on_timer(now_us)
+        if now_us >= self.repair.next_timer_us():
+            self.repair.on_timer(now_us)
+        node.after_us(TICK_US, self._tick)
+
+    # -- plans -------------------------------------------------------------------------------------
+
+    def plan(self) -> Any:
+        """Files to write in a thread: hand it to ``on_plan_done``. None when there is nothing to do."""
+        return self.member.save_plan() or self.repair.sync_plan()
+
+    def on_plan_done(self, plan: Any, error: BaseException | None) -> None:
+        """A plan has run. Raises FatalStorageError when nobody knows what the disk holds now."""
+        if isinstance(error, FatalStorageError):
+            raise error
+        if hasattr(plan, "cluster"):
+            if error is None:
+                self.member.on_saved(plan)
+            else:
+                self.member.on_save_failed(plan, error, self.node.now_us)  # type: ignore[arg-type]
+        elif error is None:
+            self.repair.on_synced(plan)
+        else:
+            raise FatalStorageError(f"cannot sync hints: {error}") from error
+
+    # -- RingWork ----------------------------------------------------------------------------------
+
+    def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
+        """Have another node execute a request."""
+        return self.forwards.forward(session, target, argv, level)
+
+    def flush(self, session: Session, dbs: list[int], level: int) -> Pending:
+        """Raise the floors of databases on all members."""
+        return self.flushes.flush(dbs, level)
+
+    def wait(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> Pending | bytes:
+        """WAIT and WAITAOF."""
+        return self.waits.wait(session, spec, argv)
+
+    def check_invariants(self) -> None:
+        """Those of the parts."""
+        self.coordinator.check_invariants()
+        self.mesh.check_invariants()
+        self.member.check_invariants()
+        assert len(self.coordinator.ready) == SLOT_COUNT

@@ -1,0 +1,51 @@
+"""Replies that wait for other nodes, in order, for each connection.
+
+What a connection was answered in one cycle is one entry: with the round it waits for, or None when only earlier entries
+hold it up. An entry leaves when its round is settled and all before it have left. The replies stay apart until then,
+so that a round that failed can rewrite those that are not true.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from respkv.replication.rounds import Round
+
+Entries = deque[tuple[Round | None, list[bytes]]]
+
+
+class Turn(Protocol):
+    """A connection: its entries, oldest first."""
+
+    rounds: Entries
+
+
+class RoundGate:
+    """``emit(connection, replies)`` takes what may leave."""
+
+    __slots__ = ("_emit", "_waiting")
+
+    def __init__(self, emit: Callable[[Turn, list[bytes]], None]) -> None:
+        self._emit = emit
+        self._waiting: dict[Round, list[Turn]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def hold(self, turn: Turn, round_: Round | None, replies: list[bytes]) -> None:
+        """Keep the replies of a cycle; ``round_`` may be settled already."""
+        turn.rounds.append((round_, replies))
+        if round_ is not None:
+            self._waiting.setdefault(round_, []).append(turn)
+
+    def settled(self, round_: Round) -> None:
+        """A round is settled and what it shows is in the log: let go of what waited for it alone."""
+        for turn in self._waiting.pop(round_, ()):
+            rounds = turn.rounds
+            while rounds and ((head := rounds[0][0]) is None or (head.settled and head not in self._waiting)):
+                self._emit(turn, rounds.popleft()[1])
+
+    def stats(self) -> dict[str, int]:
+        return {"rounds_held": len(self._waiting), "replies_held": sum(map(len, self._waiting.values()))}
