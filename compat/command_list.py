@@ -24,7 +24,7 @@ TITLES = {
     "pubsub": "Publish and subscribe",
     "connection": "Connection",
     "server": "Server",
-    "cluster": "Answered with a precise error",
+    "cluster": "Ring and cluster (a single node answers with a precise error)",
 }
 
 

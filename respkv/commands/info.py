@@ -2,7 +2,8 @@
 
 Redis' fields are all there, zero where they mean nothing here, since exporters and clients look for them. Our own
 fields begin with ``respkv_`` and follow in their section; the section Respkv shows the storage engine and is printed
-only when asked for (``everything``, ``all`` or ``respkv``).
+only when asked for (``everything``, ``all`` or ``respkv``). On a ring Server, Cluster and Replication tell what the
+face of the asking connection is and how the ring stands.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from respkv import __version__
-from respkv.commands.session import Server, Session
+from respkv.commands.ring import formed, on_cluster_face, ring_of
+from respkv.commands.session import RingPort, Server, Session
 from respkv.metrics.histogram import Histogram
 from respkv.resp.reply import Reply, Verbatim
 
@@ -26,12 +28,17 @@ _SETTLED: Final = 500
 
 @dataclass(slots=True)
 class Facts:
-    """What the sections are made of, gathered once per INFO. ``figures``: the registry's, by where they live."""
+    """What the sections are made of, gathered once per INFO. ``figures``: the registry's, by where they live.
+
+    ``ring`` is None on a single node; ``cluster_face`` tells which face the asking connection speaks.
+    """
 
     server: Server
     figures: dict[str, Figure]
     memory: dict[str, int]
     storage: Mapping[str, int | float]
+    ring: RingPort | None = None
+    cluster_face: bool = False
 
     def number(self, at: str) -> int | float:
         """One figure, 0 when its source gives none."""
@@ -39,10 +46,10 @@ class Facts:
         return found if isinstance(found, (int, float)) else 0
 
 
-def gather(server: Server) -> Facts:
+def gather(server: Server, *, cluster_face: bool = False) -> Facts:
     """Ask everybody who keeps figures."""
-    figures: dict[str, Figure] = {metric.at: figure for metric, figure in server.metrics.collect()}
-    return Facts(server, figures, server.memory(), server.keyspace.engine.stats())
+    found: dict[str, Figure] = {metric.at: figure for metric, figure in server.metrics.collect()}
+    return Facts(server, found, server.memory(), server.keyspace.engine.stats(), ring_of(server), cluster_face)
 
 
 def human(size: int) -> str:
@@ -83,7 +90,7 @@ def server_section(facts: Facts) -> list[Field]:
         ("redis_git_sha1", "00000000"),
         ("redis_git_dirty", 0),
         ("redis_build_id", "0"),
-        ("redis_mode", "standalone"),
+        ("redis_mode", "cluster" if facts.cluster_face else "standalone"),
         ("os", f"{system.sysname} {system.release} {system.machine}"),
         ("arch_bits", 64),
         ("monotonic_clock", "POSIX clock_gettime"),
@@ -114,7 +121,7 @@ def clients_section(facts: Facts) -> list[Field]:
     sessions = list(server.sessions.values())
     return [
         ("connected_clients", len(sessions)),
-        ("cluster_connections", 0),
+        ("cluster_connections", 0 if facts.ring is None else len(facts.ring.mesh.links())),
         ("maxclients", server.config.integer("maxclients")),
         ("client_recent_max_input_buffer", max((one.sink.input_buffered() for one in sessions), default=0)),
         ("client_recent_max_output_buffer", max((one.sink.buffered() for one in sessions), default=0)),
@@ -300,7 +307,16 @@ def stats_section(facts: Facts) -> list[Field]:
 
 
 def replication_section(facts: Facts) -> list[Field]:
-    """A master without replicas."""
+    """A master without replicas: the nodes of a ring that hold the same slots are equals, not its slaves."""
+    ring: list[Field] = []
+    if facts.ring is not None and (found := formed(facts.ring)) is not None:
+        others = found.membership.others
+        ring = [
+            ("respkv_replication_factor", found.placement.replicas),
+            ("respkv_peers", len(others)),
+            ("respkv_peers_live", sum(found.membership.live(short) for short in others)),
+            ("respkv_hints_pending", sum(map(facts.ring.repair.hints_pending, others))),
+        ]
     return [
         ("role", "master"),
         ("connected_slaves", 0),
@@ -312,6 +328,7 @@ def replication_section(facts: Facts) -> list[Field]:
         ("repl_backlog_active", 0),
         ("repl_backlog_size", facts.server.config.integer("repl-backlog-size")),
         *_zeros("repl_backlog_first_byte_offset", "repl_backlog_histlen"),
+        *ring,
     ]
 
 
@@ -367,8 +384,15 @@ def latencystats_section(facts: Facts) -> list[Field]:
 
 
 def cluster_section(facts: Facts) -> list[Field]:
-    """The plain face."""
-    return [("cluster_enabled", 0)]
+    """Whether this connection's face is the cluster's, and the ring below either face."""
+    fields: list[Field] = [("cluster_enabled", int(facts.cluster_face))]
+    if facts.ring is None:
+        return fields
+    fields += [("respkv_ring_status", facts.ring.status()), ("respkv_ring_myself", facts.ring.me)]
+    if (found := formed(facts.ring)) is not None:
+        rows = {**found.membership.stats(), **found.topology.stats()}
+        fields += [(f"respkv_ring_{name}", value) for name, value in rows.items()]
+    return fields
 
 
 def keyspace_section(facts: Facts) -> list[Field]:
@@ -400,6 +424,8 @@ def respkv_section(facts: Facts) -> list[Field]:
         fields.append((f"respkv_{name}", f"{value:.3f}" if isinstance(value, float) else value))
     for name, value in server.keyspace.stats().items():
         fields.append((f"respkv_{name}", value))
+    if facts.ring is not None:
+        fields += [(f"respkv_ring_{name.removeprefix('ring_')}", value) for name, value in facts.ring.stats().items()]
     return fields
 
 
@@ -433,11 +459,11 @@ def choose(words: list[str]) -> list[str]:
     return [name for name in SECTIONS if name.lower() in words or (plain and name not in _NOT_DEFAULT)]
 
 
-def render(server: Server, names: list[str]) -> bytes:
-    """The text of the given sections."""
+def render(server: Server, names: list[str], *, cluster_face: bool = False) -> bytes:
+    """The text of the given sections, for a connection of that face."""
     if not names:
         return b""
-    facts = gather(server)
+    facts = gather(server, cluster_face=cluster_face)
     parts = []
     for name in names:
         lines = [f"# {name}", *(f"{field}:{value}" for field, value in SECTIONS[name](facts))]
@@ -447,4 +473,5 @@ def render(server: Server, names: list[str]) -> bytes:
 
 def info(argv: list[bytes], session: Session) -> Reply:
     """INFO [section ...]"""
-    return Verbatim(render(session.server, choose([word.decode("latin-1").lower() for word in argv[1:]])))
+    names = choose([word.decode("latin-1").lower() for word in argv[1:]])
+    return Verbatim(render(session.server, names, cluster_face=on_cluster_face(session)))

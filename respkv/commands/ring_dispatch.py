@@ -69,8 +69,7 @@ class RingDispatcher(Dispatcher):
         reads = writes = unchecked = 0
         batch = keyspace.engine.batch
         coordinator.begin_own()
-        last, grown, db, logical = clock.last, 0, 0, -1
-        stale, over = True, False
+        last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
         for turn in turns:
             if over or turn.session.closing:
                 special.append((turn, None))
@@ -80,11 +79,9 @@ class RingDispatcher(Dispatcher):
             if session.db != logical and not stale:
                 clock.last, stale = last, True
             fast = session.plain and self.plain
-            direct = fast and self._direct
             level = session.level or coordinator.level
-            direct = direct and not session.readonly and level != ALL
-            reads_before, writes_before, taken, pending = reads, writes, 0, None
-            asked = False
+            direct = fast and self._direct and not session.readonly and level != ALL
+            reads_before, writes_before, taken, pending, asked = reads, writes, 0, None, False
             while requests := parser.take():
                 waiting = iter(requests)
                 taken += len(requests)
@@ -117,9 +114,8 @@ class RingDispatcher(Dispatcher):
                                 continue
                             if size == 3 and ready[slot] and (argv[0] == b"SET" or argv[0] == b"set"):
                                 value = argv[2]
-                                if value.__class__ is bytes and (
-                                    plain or (row is None and not (old_rows and key in old_rows))
-                                ):
+                                blind = plain or (row is None and not (old_rows and key in old_rows))
+                                if blind and value.__class__ is bytes:
                                     size = len(value)
                                     head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
                                     last += 1
@@ -179,12 +175,16 @@ class RingDispatcher(Dispatcher):
                 over = self._clock_us() > until_us
         if not stale:
             clock.last = last
+        self._end_turns(reads, writes, grown, began_us)
+        return special
+
+    def _end_turns(self, reads: int, writes: int, grown: int, began_us: int) -> None:
+        """The end of a sweep: what its fast path has counted."""
         if grown:
-            keyspace.cache.grow(grown)
-        coordinator.end_own()
+            self.keyspace.cache.grow(grown)
+        self.coordinator.end_own()
         if reads or writes:
             self._count_fast(reads, writes, began_us)
-        return special
 
     # -- one request -------------------------------------------------------------------------------
 

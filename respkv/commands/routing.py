@@ -1,7 +1,7 @@
 """Routing: which node of the ring executes a request, and what a client is told that asked the wrong one.
 
-On the *plain* face any node takes any request and forwards what it cannot do itself; on the *cluster* face slots are the
-client's business: MOVED and CROSSSLOT, as Redis Cluster answers. Requests that read before they write run at the
+On the *plain* face any node takes any request and forwards what it cannot do itself; on the *cluster* face slots are
+the client's business: MOVED and CROSSSLOT, as Redis Cluster answers. Requests that read before they write run at the
 acting primary, the first replica of their key that is alive; blind writes and reads run at any replica.
 """
 

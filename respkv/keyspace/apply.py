@@ -420,7 +420,7 @@ class Applier:
     def raise_floor(self, db: int, first: int, last: int, stamp: bytes) -> None:
         """What lies at or below ``stamp`` in some slots of a stored database is gone. O(cached rows of it)."""
         keyspace = self.keyspace
-        if keyspace.floors.get(first, db) >= stamp and keyspace.floors.get(last, db) >= stamp:
+        if all(keyspace.floors.get(slot, db) >= stamp for slot in range(first, last + 1)):
             return
         if keyspace.watching:
             self._touch(db, None)

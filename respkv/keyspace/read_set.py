@@ -1,7 +1,7 @@
 """Read sets: what a command has looked at, so that its coordinator can compare just that with other replicas.
 
-A view with a ``ReadSet`` notes every record it looks up with the stamp found (absence too), every element looked up, and
-every range of elements walked. The command runs as ever; what it saw is compared afterwards, and it runs again
+A view with a ``ReadSet`` notes every record it looks up with the stamp found (absence too), every element looked up,
+and every range of elements walked. The command runs as ever; what it saw is compared afterwards, and it runs again
 when something newer was found elsewhere (optimistic reads in the manner of Kung and Robinson, TODS 1981).
 """
 

@@ -139,6 +139,8 @@ class Duties:
         if news:
             # What a damaged table counts for is a guess until it has gone; then a recount is due.
             self.node.keyspace.counts.exact = False
+            if self.node.ring is not None:
+                self.node.ring.repair.tables_damaged()
             log_again(self.node.keyspace)
             self.node.commit(own=True)
 

@@ -32,28 +32,26 @@ from respkv.metrics.slowlog import LatencyMonitor, SlowLog
 from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_memory
 from respkv.node.duties import Duties
 from respkv.node.latency import FastLatency
+from respkv.node.node_errands import NodeErrands
 from respkv.node.requests import FetchRequest, Host, ShutdownRequest
+from respkv.node.ring_member import claim_directory
 from respkv.node.ring_node import RingNode
 from respkv.node.ring_settings import RingSettings
 from respkv.node.snapshots import Snapshots
 from respkv.node.timers import Timers
-from respkv.replication.rounds import Round
 from respkv.resp import errors
 from respkv.resp.reply import encode, error
 from respkv.resp.request import RequestParser
 from respkv.storage.engine import Engine
-from respkv.storage.job_board import COUNT, Job
 from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
 
 _HOLD_AFTER_US: Final = 2_000_000
-#: Without a write for this long, compaction tidies up what is not worth it under load.
-_IDLE_AFTER_US: Final = 5_000_000
 #: A slow log that wants requests as short as this gets every one of them timed.
 _TIMED_US: Final = 100
 _NEVER_US: Final = 1 << 62
 
 
-class Node:
+class Node(NodeErrands):
     """One node. Public attributes are those of ``commands.session.Server``."""
 
     def __init__(
@@ -128,6 +126,8 @@ class Node:
         value = self.config.value
         self.memory_plan = plan_memory(value, self.host.machine_bytes())
         options = engine_options(value, self.memory_plan, self._retention)
+        if ring is not None:
+            claim_directory(self.fs, directory)
         self.keyspace = open_store(
             self.fs, directory, options, self.memory_plan, databases=value("databases"), wall_ms=self.now_ms
         )
@@ -399,67 +399,7 @@ class Node:
         self._after_sync.append((lsn, done))
         self.wants_sync = True
 
-    # -- on a ring ---------------------------------------------------------------------------------
-
-    def seal(self) -> None:
-        """The requests and messages of the cycle are done, its commit comes next."""
-        assert self.ring is not None
-        if self.keyspace.sighted and self.dispatcher.refusal is None:
-            self.duties.end_cycle()
-        self.ring.seal()
-
-    def after_commit(self, lsn: int) -> None:
-        """The cycle is logged."""
-        assert self.ring is not None
-        self.ring.after_commit(lsn)
-
-    def on_durable(self) -> None:
-        """More of the log is durable."""
-        assert self.ring is not None
-        self.ring.on_durable()
-
-    def take_settled(self) -> list[Round]:
-        """Rounds whose replies may leave now."""
-        assert self.ring is not None
-        return self.ring.take_settled()
-
-    def ring_plan(self) -> Any:
-        """Files of the ring's to be written in a thread; hand the plan to ``on_ring_plan_done``."""
-        return None if self.ring is None else self.ring.plan()
-
-    def on_ring_plan_done(self, plan: Any, error: BaseException | None) -> None:
-        """The plan has run."""
-        assert self.ring is not None
-        self.ring.on_plan_done(plan, error)
-
-    # -- jobs and plans ----------------------------------------------------------------------------
-
-    def next_job(self) -> Job | None:
-        """Work for a worker process, None when there is none."""
-        job = self.engine.next_job(idle=self.now_us - self._written_us > _IDLE_AFTER_US)
-        if job is not None:
-            return job
-        return self.keyspace.counts.next_job() if self.ring is None else self.ring.repair.next_job()
-
-    def on_job_done(self, job: Job, result: dict[str, Any]) -> None:
-        """A worker has done a job."""
-        if self.ring is not None and self.ring.repair.owns_job(job):
-            self.ring.repair.on_job_done(job, result)
-        elif job.kind == COUNT:
-            self.keyspace.counts.on_job_done(job.id, result)
-        else:
-            self.engine.on_job_done(job.id, result)
-
-    def on_job_failed(self, job: Job, reason: str) -> None:
-        """A worker has failed at a job; it is offered again later."""
-        self.log("warning", f"{job.kind} job failed: {reason}")
-        if self.ring is not None and self.ring.repair.owns_job(job):
-            self.ring.repair.on_job_failed(job, reason)
-        elif job.kind == COUNT:
-            self.keyspace.counts.on_job_failed(job.id, reason)
-        else:
-            self.engine.on_job_failed(job.id, reason)
-        self.refresh_refusal()
+    # -- plans -------------------------------------------------------------------------------------
 
     def manifest_plan(self) -> ManifestPlan | None:
         """What to run in a thread to bring finished jobs in force; hand it to ``on_manifest_synced``."""

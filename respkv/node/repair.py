@@ -29,11 +29,13 @@ from respkv.node.hint_replay import Apply, HintReplay, Send
 from respkv.node.leaf_upkeep import LeafUpkeep
 from respkv.node.watermark_log import Ranges, WatermarkLog
 from respkv.replication.anti_entropy import INTERVAL_US, AntiEntropy
+from respkv.replication.exchange import Session
 from respkv.replication.hints import TARGET_BYTES_MAX, WINDOW_MS, HintStore, HintSyncPlan
 from respkv.replication.merkle import RaiseFloor
 from respkv.replication.tombstones import PurgeWatermarks, cut_of
 from respkv.storage.job_board import Job
 from respkv.wire.messages import (
+    OK,
     Facts,
     Floors,
     PullRecords,
@@ -55,6 +57,8 @@ _SYNC_US: Final = 1_000_000
 _ALONE_US: Final = 10_000_000
 _TOLD_US: Final = 60_000_000
 _SETTLED_FOR_VERIFY: Final = 100_000
+#: A session that was asked for and came to nothing is begun again after this long, or up to twice that.
+_AGAIN_US: Final = 500_000
 #: More single slots than this are asked for as all of them.
 _ASKED_MAX: Final = 64
 _OWN: Final = (Floors, TreeRoots, TreeSlots, TreeLeaves, TreeKeys, PullRecords, TreeEnd)
@@ -64,9 +68,9 @@ class Repair:
     """The repair of one node. Raises what ``HintStore.recover`` and ``PurgeWatermarks.decode`` raise when made."""
 
     __slots__ = (
-        "_alone_us", "_asked", "_fetch", "_fetching", "_hint_sync", "_log", "_neighbours", "_now_ms", "_now_us",
-        "_poll_us", "_saved", "_send", "_seq", "_sync_us", "_tick_us", "_told_us", "busy", "damages", "hints",
-        "leaves", "replay", "sessions", "watermarks", "writes_refused",
+        "_again_us", "_alone_us", "_asked", "_begun", "_fetch", "_fetching", "_hint_sync", "_log", "_neighbours",
+        "_now_ms", "_now_us", "_poll_us", "_rng", "_saved", "_send", "_seq", "_sync_us", "_tick_us", "_told_us",
+        "busy", "damages", "hints", "leaves", "replay", "sessions", "watermarks", "writes_refused",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +112,10 @@ class Repair:
         self._hint_sync: HintSyncPlan | None = None
         #: sessions that were asked for: peer -> slots, None for all shared ones
         self._asked: dict[int, dict[int, None] | None] = {}
+        #: the one of them that runs, with its slots, and before when none is begun
+        self._begun: tuple[Session, dict[int, None] | None] | None = None
+        self._again_us = 0
+        self._rng = rng
         self.hints = HintStore(fs, directory, cap_bytes=hint_bytes_max, window_ms=hint_window_ms)
         self.hints.recover(now_ms())
         self.replay = HintReplay(self.hints, send=mesh_send, apply=apply, live=live, next_seq=self._next_seq)
@@ -143,6 +151,7 @@ class Repair:
             self.watermarks.replicas_changed(changed)
         self._neighbours.follow(placement, me)
         self._asked.clear()
+        self._begun = None
         self.leaves.check.forget()
         self._wake()
 
@@ -289,13 +298,40 @@ class Repair:
             self._poll_us = max(now_us + pause_us, self.sessions.next_poll_us(now_us))
 
     def _begin_asked(self, now_us: int, now_ms: int) -> None:
-        if not self._asked or self.sessions.pause:
+        """Begin a session that was asked for, one at a time: two of everybody with everybody would all be refused."""
+        self._note_asked(now_us)
+        if not self._asked or self._begun is not None or self.sessions.pause or now_us < self._again_us:
             return
         for peer in self._neighbours.alive():
             if peer in self._asked:
                 slots = self._asked[peer]
                 if self.sessions.begin(peer, now_us, now_ms, None if slots is None else sorted(slots)):
-                    del self._asked[peer]
+                    session = next(found for found in reversed(self.sessions.running()) if found.peer == peer)
+                    self._begun = session, self._asked.pop(peer)
+                    return
+
+    def _note_asked(self, now_us: int) -> None:
+        """A session that was asked for has ended. If it came to nothing it is asked for again, a little later."""
+        if self._begun is None or self._begun[0] in self.sessions.running():
+            return
+        (session, slots), self._begun = self._begun, None
+        if session.done and session.status == OK:
+            return
+        self._again_us = now_us + _AGAIN_US + self._rng.randrange(_AGAIN_US)
+        if slots is None:
+            self._asked[session.peer] = None
+        elif session.peer not in self._asked:
+            self._asked[session.peer] = slots
+        else:
+            for slot in slots:
+                self._ask(session.peer, slot)
+
+    def _ask(self, peer: int, slot: int | None) -> None:
+        before = self._asked.get(peer, {})
+        if slot is None or before is None or len(before) >= _ASKED_MAX:
+            self._asked[peer] = None
+        else:
+            self._asked[peer] = {**before, slot: None}
 
     def repair(self, slot: int | None = None) -> int:
         """Compare a slot, or all, with every co-replica as soon as may be; how many co-replicas there are."""
@@ -304,11 +340,7 @@ class Repair:
             if slot is not None and slot not in self._neighbours.shared(peer):
                 continue
             asked += 1
-            before = self._asked.get(peer, {})
-            if slot is None or before is None or len(before) >= _ASKED_MAX:
-                self._asked[peer] = None
-            else:
-                self._asked[peer] = {**before, slot: None}
+            self._ask(peer, slot)
         self._wake()
         return asked
 
@@ -371,7 +403,7 @@ class Repair:
             **self.replay.stats(),
             "hint_oldest_ms": int.from_bytes(oldest[:6], "big"),
             **self.sessions.stats(),
-            "repair_sessions_asked_for": len(self._asked),
+            "repair_sessions_asked_for": len(self._asked) + (self._begun is not None),
             "repair_paused": int(self.sessions.pause),
             "repair_writes_refused": self.writes_refused,
             "repair_damages": self.damages,

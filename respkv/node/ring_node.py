@@ -118,26 +118,7 @@ class RingNode:
         self.member.facts = self._facts
         self.mesh.heard = self.member.heard
         self.leaf_sums = LeafSums(node.engine, keyspace.floors)
-        self.repair = Repair(
-            keyspace=keyspace,
-            leaf_sums=self.leaf_sums,
-            fs=node.fs,
-            directory=directory,
-            rng=node.rng,
-            mesh_send=self.send,
-            apply=self.replica.apply,
-            raise_floor=node.applier.raise_floor,
-            commit=lambda: node.commit(own=True),
-            fetch=node.fetch,
-            live=self.live,
-            facts=lambda short: self.member.peer_facts.get(short),
-            busy=self._is_busy,
-            log=node.log,
-            now_us=lambda: node.now_us,
-            now_ms=lambda: node.now_ms,
-            hint_bytes_max=config.value("hints-max-bytes"),
-            hint_window_ms=config.value("hint-window") * 1000,
-        )
+        self.repair = self._make_repair(directory)
         self.replica.watermarks = self.repair.watermarks
         keyspace.watermark = self.repair.watermarks.get
         self.forwards = Forwards(node, dispatcher, send=self.send, first_op=self._seq)
@@ -160,6 +141,29 @@ class RingNode:
         if self.member.ring is not None and self.member.placement is not None:
             self._on_ring(self.member.ring, self.member.placement)
         node.after_us(TICK_US, self._tick)
+
+    def _make_repair(self, directory: str) -> Repair:
+        node, config = self.node, self.node.config
+        return Repair(
+            keyspace=node.keyspace,
+            leaf_sums=self.leaf_sums,
+            fs=node.fs,
+            directory=directory,
+            rng=node.rng,
+            mesh_send=self.send,
+            apply=self.replica.apply,
+            raise_floor=node.applier.raise_floor,
+            commit=lambda: node.commit(own=True),
+            fetch=node.fetch,
+            live=self.live,
+            facts=lambda short: self.member.peer_facts.get(short),
+            busy=self._is_busy,
+            log=node.log,
+            now_us=lambda: node.now_us,
+            now_ms=lambda: node.now_ms,
+            hint_bytes_max=config.value("hints-max-bytes"),
+            hint_window_ms=config.value("hint-window") * 1000,
+        )
 
     # -- RingPort ----------------------------------------------------------------------------------
 

@@ -62,6 +62,8 @@ class Watermarks(Protocol):
 
     def refuses(self, kind: int, slot: int, stamp: bytes, held: bool) -> bool: ...
 
+    def newest(self) -> bytes: ...
+
     def old_record_applied(self, slot: int, stamp: bytes, source: int | None) -> None: ...
 
 
@@ -99,6 +101,8 @@ class Replica:
         keyspace = self._keyspace
         engine, clock = keyspace.engine, keyspace.clock
         highest = max(engine.highest_table_stamp(), keyspace.floors.highest)
+        if self.watermarks is not None:
+            highest = max(highest, self.watermarks.newest())
         newest, plain = b"", True
         internals: list[bytes] = []
         records: list[bytes] = []
@@ -376,6 +380,10 @@ class Replica:
             if floor != ZERO_STAMP and (record is None or record[1:BODY_AT] <= floor):
                 return tombstone(floor)
         return record
+
+    def stamp(self, internal: bytes) -> bytes:
+        """The stamp under which a key is held now. May raise ReadMiss."""
+        return self._keyspace.held_stamp(internal)
 
     def read_range(self, message: RangeRead) -> RangeResult:
         """The entries of a range of elements, or that they are what the asker holds. May raise ReadMiss."""

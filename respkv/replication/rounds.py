@@ -18,7 +18,7 @@ WRITTEN: Final = b"".join((b"+OK", b"\r\n"))
 
 
 class Round:
-    """``undecided`` counts what is open; ``after`` is called with True when the writes have their quorum, else False."""
+    """``undecided`` counts what is open; ``after`` is called with whether the writes have their quorum."""
 
     __slots__ = ("after", "failed", "level", "outs", "settled", "undecided")
 

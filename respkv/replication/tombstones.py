@@ -62,7 +62,7 @@ class PurgeWatermarks:
     ``advance(slot, hlc)`` is called when a P has grown: leaf sums take the graves below it out.
     """
 
-    __slots__ = ("_advance", "_cuts", "_newest_cut", "_open", "advances", "lowered", "marks", "refused")
+    __slots__ = ("_advance", "_cuts", "_highest_mark", "_newest_cut", "_open", "advances", "lowered", "marks", "refused")
 
     def __init__(self, advance: Callable[[int, int], None]) -> None:
         self._advance = advance
@@ -71,6 +71,7 @@ class PurgeWatermarks:
         self._cuts: dict[int, array[int]] = {}
         #: no cut lies above it: newer records need no look
         self._newest_cut = 0
+        self._highest_mark = 0
         #: open sessions: key -> (peer, cut, slots in which something old has changed)
         self._open: dict[int, tuple[int, int, dict[int, None]]] = {}
         self.advances = 0
@@ -80,6 +81,10 @@ class PurgeWatermarks:
     def get(self, slot: int) -> bytes:
         """P as a stamp: a grave with a lower stamp may go."""
         return self.marks[slot].to_bytes(8, "big") + _NODE_PART
+
+    def newest(self) -> bytes:
+        """A stamp above every watermark and every cut: what is newer needs no judgement. O(1)."""
+        return max(self._newest_cut, self._highest_mark).to_bytes(8, "big") + _NODE_PART
 
     # -- learning ----------------------------------------------------------------------------------
 
@@ -131,6 +136,7 @@ class PurgeWatermarks:
         if mark <= self.marks[slot]:
             return False
         self.marks[slot] = mark
+        self._highest_mark = max(self._highest_mark, mark)
         self.advances += 1
         self._advance(slot, mark)
         return True

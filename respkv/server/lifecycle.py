@@ -27,7 +27,7 @@ from respkv.env.clock import Clock
 from respkv.env.fs import FileSystem
 from respkv.metrics import prometheus
 from respkv.node.node import Node
-from respkv.node.ring_settings import RingSettings, ring_settings
+from respkv.node.ring_settings import RingProblem, RingSettings, ring_settings
 from respkv.server import banner, huge_pages, process
 from respkv.server.client_limits import OutputLimit
 from respkv.server.durability import Durability
@@ -151,6 +151,8 @@ class Server:
             for warning in self.ring_settings.warnings if self.ring_settings is not None else ():
                 self.log("warning", warning)
             self.node.open(path, ring=self.ring_settings, node_id=self._directory.node_id)
+        except RingProblem as error:
+            raise StartError(str(error)) from error
         except (RespkvError, OSError) as error:
             raise StartError(f"Cannot open the data directory: {error}") from error
         self.log("notice", "Server initialized")

@@ -22,7 +22,7 @@ import select
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -34,14 +34,13 @@ from respkv.server.client_limits import ClientLimits
 from respkv.server.connection import (
     BRAKED,
     CLOSING,
-    OUTPUT,
-    OUTPUT_HALT_BYTES,
     PENDING,
     READABLE,
     WRITABLE,
     Connection,
 )
 from respkv.server.reply_gate import ReplyGate, WriteBrake
+from respkv.server.ring_output import emit_round, send_ring
 
 if TYPE_CHECKING:
     import socket
@@ -97,7 +96,7 @@ class Reactor:
         self.runnable: dict[Connection, None] = {}
         self.traffic = Traffic()
         self.limits = ClientLimits(drop=self.drop, log=log)
-        self.gate = ReplyGate(self._emit)
+        self.gate = ReplyGate(self.emit)
         self.brake = WriteBrake()
         #: on a ring: replies that wait for other nodes, and the sockets to those
         self.rounds: RoundGate | None = None
@@ -123,7 +122,7 @@ class Reactor:
     def join_ring(self, links: LinkPort) -> None:
         """Serve a member of a ring: ``links`` carry what the node says to others. Before ``run``."""
         self.links = links
-        self.rounds = RoundGate(self._emit_round)
+        self.rounds = RoundGate(partial(emit_round, self))
 
     def post(self, action: Callable[[], None]) -> None:
         """Run ``action`` at the start of the next cycle. From any thread."""
@@ -256,7 +255,8 @@ class Reactor:
             self.lsn = lsn
             self.on_append()
         if self.links is not None:
-            self._send_ring(self.links, lsn)
+            assert self.rounds is not None
+            send_ring(self, self.links, self.rounds, lsn)
         if self.dirty:
             if self.gate or node.holds_replies:
                 self._hold(lsn)
@@ -417,48 +417,6 @@ class Reactor:
 
     # Sending
 
-    def _send_ring(self, links: LinkPort, lsn: int) -> None:
-        """After the commit: frames to other nodes, then what their answers let go, then who waits for them."""
-        node, rounds = self.node, self.rounds
-        assert rounds is not None
-        node.after_commit(lsn)
-        links.flush()
-        held: list[Connection] = []
-        for connection in self.dirty:
-            session = connection.session
-            if not connection.closed and connection.out and (session.round is not None or connection.rounds):
-                held.append(connection)
-                replies, connection.out = connection.out, []
-                size = sum(map(len, replies))
-                connection.held_bytes += size
-                connection.held_count += 1
-                rounds.hold(connection, session.round, replies)
-                session.round = None
-                if connection.queued() > OUTPUT_HALT_BYTES:
-                    connection.halts |= OUTPUT
-        if held:
-            kept = []
-            for connection in self.dirty:
-                if connection in held and not connection.out:
-                    connection.dirty = False
-                else:
-                    kept.append(connection)
-            self.dirty = kept
-        for settled in node.take_settled():
-            rounds.settled(settled)
-
-    def _emit_round(self, connection: Any, replies: list[bytes]) -> None:
-        """What other nodes have confirmed; with ``appendfsync always`` our own log may still be waited for."""
-        connection.held_count -= 1
-        connection.held_bytes -= sum(map(len, replies))
-        if connection.closed:
-            return
-        data = replies[0] if len(replies) == 1 else b"".join(replies)
-        if self.gate or (self.node.holds_replies and self.lsn > self.node.durable_lsn):
-            self.gate.hold(self.lsn, connection, data)
-        else:
-            self._emit(connection, data)
-
     def _send(self) -> None:  # HOT: reactor_send
         sent = 0
         for connection in self.dirty:
@@ -518,7 +476,7 @@ class Reactor:
             self.links.flush()
         self.gate.release(self.node.durable_lsn if self.node.holds_replies else self.lsn)
 
-    def _emit(self, connection: Connection, data: bytes) -> None:
+    def emit(self, connection: Connection, data: bytes) -> None:
         """Send what the gate lets go."""
         try:
             connection.transmit(data)
@@ -570,7 +528,7 @@ class Reactor:
             if data and (self.gate or self.node.holds_replies):
                 self.gate.hold(self.lsn, connection, data)
             elif data:
-                self._emit(connection, data)
+                self.emit(connection, data)
             self._end_if_done(connection)
 
     # Duties

@@ -10,6 +10,7 @@ from respkv.base.errors import CorruptionError, StorageFull
 from respkv.env.fs import FileSystem
 from respkv.keyspace import keys, retention
 from respkv.keyspace.count_job import count_job
+from respkv.keyspace.leaf_walk import walk_job
 from respkv.storage.engine import DISK_FULL
 from respkv.storage.jobs import Pause, compact_job, flush_job
 
@@ -24,9 +25,12 @@ def _compact(fs: FileSystem, spec: dict[str, Any], pause: Pause) -> dict[str, An
     return compact_job(fs, spec, retention.make_keep, pause)
 
 
-JOBS: Final[Mapping[str, JobFunction]] = MappingProxyType(
-    {"flush": _flush, "compact": _compact, "count": count_job}
-)
+def _count(fs: FileSystem, spec: dict[str, Any], pause: Pause) -> dict[str, Any]:
+    """One walk gives a ring member its leaf sums and the key counts; counts alone are cheaper to have."""
+    return (walk_job if "leaves" in spec else count_job)(fs, spec, pause)
+
+
+JOBS: Final[Mapping[str, JobFunction]] = MappingProxyType({"flush": _flush, "compact": _compact, "count": _count})
 
 
 def run_job(fs: FileSystem, message: dict[str, Any], pause: Pause) -> dict[str, Any]:

@@ -182,8 +182,10 @@ def bulk(text: str) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text.encode())
 
 
-NODES = "a 127.0.0.1:1@2 myself,master - 0 0 1 connected 0-9\nb 127.0.0.1:3@4 master,fail? - 0 0 1 connected 10-99\n"
-STATUS = b"*4\r\n" + bulk("epoch") + b":1\r\n" + bulk("hints_pending") + b":7\r\n"
+STATUS = b"*4\r\n" + bulk("status") + bulk("member") + bulk("members_live") + b":1\r\n"
+HINTS = b"*2\r\n" + b"".join(
+    b"*4\r\n" + bulk("short") + b":1\r\n" + bulk("hints-pending") + count for count in (b":0\r\n", b":7\r\n")
+)
 
 
 def reported(sleeper: LocalNode, plain: FakeFace, other: FakeFace) -> Report:
@@ -191,7 +193,7 @@ def reported(sleeper: LocalNode, plain: FakeFace, other: FakeFace) -> Report:
 
 
 def test_a_node_that_is_up(sleeper: LocalNode) -> None:
-    report = reported(sleeper, FakeFace(b"+PONG\r\n", STATUS), FakeFace(bulk(NODES), b":12\r\n"))
+    report = reported(sleeper, FakeFace(b"+PONG\r\n", STATUS, HINTS), FakeFace(b":12\r\n"))
     assert report == Report(sleeper.pid(), "ready", live=1, keys=12, hints=7)
     assert describe(report, 2) == "ready, sees 1 of 2"
 

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.cluster.topology import Link
 from respkv.commands.info import choose, human
+from tests.unit.commands.fake_ring import FakeRing, connect, join
 from tests.unit.commands.fake_server import Client, FakeServer
 
 DEFAULT = [
@@ -221,3 +223,52 @@ def test_names_that_libraries_misread_are_absent() -> None:
 )  # fmt: skip
 def test_human(size: int, text: str) -> None:
     assert human(size) == text
+
+
+# -- on a ring ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cluster_face", [False, True])
+def test_the_face_of_a_connection_is_told(cluster_face: bool) -> None:
+    ring = FakeRing()
+    ring.mesh.given = [Link(2, True, 0, False, 0, 0)]
+    found = sections(connect(join(FakeServer(), ring), cluster_face=cluster_face))
+    assert list(found) == DEFAULT
+    assert found["Server"]["redis_mode"] == ("cluster" if cluster_face else "standalone")
+    assert found["Cluster"]["cluster_enabled"] == str(int(cluster_face))
+    assert found["Clients"]["cluster_connections"] == "1"
+    for name, fields in FIELDS.items():
+        got, wanted = list(found[name]), fields.split()
+        assert got[: len(wanted)] == wanted, name
+        assert all(field.startswith("respkv_") for field in got[len(wanted) :]), name
+
+
+def test_how_the_ring_stands() -> None:
+    ring = FakeRing()
+    assert ring.membership is not None
+    ring.membership.apply((2, 2, 1, 3))
+    ring.rebuild()
+    ring.repair.hints = {2: 4, 3: 1}
+    found = sections(connect(join(FakeServer(), ring)), "everything")
+    cluster = found["Cluster"]
+    assert cluster["respkv_ring_status"] == "member of a ring of 3" and cluster["respkv_ring_myself"] == "1"
+    assert cluster["respkv_ring_epoch"] == "1" and cluster["respkv_ring_slots_ok"] == "16384"
+    assert cluster["respkv_ring_members_alive"] == "2" and cluster["respkv_ring_members_dead"] == "1"
+    replication = found["Replication"]
+    assert replication["role"] == "master" and replication["connected_slaves"] == "0"
+    assert replication["respkv_replication_factor"] == "3"
+    assert replication["respkv_peers"] == "2" and replication["respkv_peers_live"] == "1"
+    assert replication["respkv_hints_pending"] == "5"
+    respkv = found["Respkv"]
+    assert respkv["respkv_ring_hint_entries"] == "5" and respkv["respkv_ring_mesh_links"] == "0"
+    assert respkv["respkv_ring_epoch"] == "1"
+
+
+def test_a_ring_that_is_not_formed() -> None:
+    found = sections(connect(join(FakeServer(), FakeRing(0))), "cluster", "replication")
+    assert found["Cluster"] == {
+        "cluster_enabled": "1",
+        "respkv_ring_status": "waiting for 2 of 3 nodes",
+        "respkv_ring_myself": "0",
+    }
+    assert "respkv_peers" not in found["Replication"]

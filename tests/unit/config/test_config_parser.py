@@ -53,7 +53,6 @@ def knows(name: str) -> bool:
         ("user foo on nopass", 1, "user foo on nopass", f"'user' is {UNSAFE}"),
         ("aclfile /a", 1, "aclfile /a", f"'aclfile' is {UNSAFE}"),
         ("slaveof a 1", 1, "slaveof a 1", f"'slaveof' is {UNSAFE}"),
-        ("cluster-enabled yes", 1, "cluster-enabled yes", f"'cluster-enabled' is {UNSAFE}"),
     ],
 )
 def test_errors(text: str, number: int, line: str, reason: str) -> None:

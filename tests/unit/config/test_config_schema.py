@@ -58,7 +58,7 @@ def test_aliases_name_their_row() -> None:
 
 def test_what_would_be_unsafe_to_ignore_is_fatal() -> None:
     fatal = [name for name, row in schema.DIRECTIVES.items() if row.effect is Effect.FATAL_IF_SET]
-    assert sorted(fatal) == ["aclfile", "cluster-enabled", "replicaof", "tls-port"]
+    assert sorted(fatal) == ["aclfile", "replicaof", "tls-port"]
 
 
 def test_the_annotated_file_is_what_the_schema_renders() -> None:

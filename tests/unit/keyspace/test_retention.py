@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -30,7 +30,7 @@ def keep_of(
     *,
     floors: FlushFloors | None = None,
     expired_through_ms: int = 0,
-    purge_below: bytes = bytes(10),
+    purge_below: bytes | Sequence[tuple[int, int, int]] = bytes(10),
     records: dict[bytes, bytes] | None = None,
 ) -> Keep:
     data = plain(floors or FlushFloors(), expired_through_ms=expired_through_ms, purge_below=purge_below)
@@ -94,6 +94,34 @@ def test_tombstones_go_below_the_watermark_unless_something_older_may_be_there(d
     assert keep_of(purge_below=stamp(6))(K, dead, anywhere)
     assert keep_of(purge_below=stamp(5))(K, dead, nowhere)
     assert keep_of()(K, dead, nowhere)
+
+
+@pytest.mark.parametrize("dead", [tombstone(stamp(5)), expired_form(encode(STRING, stamp(5), b"v", 77))])
+@pytest.mark.parametrize("key", [K, ELEMENT])
+def test_a_ring_member_purges_by_the_watermark_of_its_slot(key: bytes, dead: bytes) -> None:
+    slot = keys.key_slot(key)
+
+    def kept(*marks: tuple[int, int, int], older: Callable[[bytes], bool] = nowhere) -> bool:
+        return keep_of(purge_below=marks)(key, dead, older)
+
+    assert kept(), "nothing is proved"
+    assert not kept((slot, slot, 6)) and not kept((0, slot - 1, 1), (slot, 16383, 6))
+    assert kept((slot, slot, 5)), "the watermark itself is not below it"
+    assert kept((0, slot - 1, 1 << 60), (slot + 1, 16383, 1 << 60)), "other slots say nothing of this one"
+    assert kept((slot, slot, 6), older=anywhere)
+
+
+def test_watermarks_spare_what_lives_and_reach_the_first_and_last_slot() -> None:
+    keep = keep_of(purge_below=[(0, 16383, (1 << 64) - 1)])
+    for slot in (0, 16383):
+        key = b"\x01" + slot.to_bytes(2, "big") + bytes(2) + b"k"
+        assert not keep(key, tombstone(stamp(5)), nowhere) and keep(key, encode(STRING, stamp(5), b"v"), nowhere)
+
+
+def test_caution_outweighs_watermarks() -> None:
+    """Where older runs cannot be read, the engine's options put an empty string in the watermarks' place."""
+    data = {**plain(FlushFloors(), expired_through_ms=0, purge_below=[(0, 16383, 1 << 60)]), "purge_below": ""}
+    assert make_keep(data, {}.get)(K, tombstone(stamp(5)), nowhere)
 
 
 def test_a_live_record_stays_even_past_its_time() -> None:

@@ -215,12 +215,19 @@ class Net:
         for _ in range(len(self.wire)):
             source, target, message = self.wire.popleft()
             self.nodes[target].on_message(source, message)
-        for node in self.nodes.values():
-            node.repair.check_invariants()
 
     def run_ms(self, duration_ms: int, step_ms: int = 50) -> None:
         for _ in range(duration_ms // step_ms):
             self.turn(step_ms)
+        for node in self.nodes.values():
+            node.repair.check_invariants()
+
+    def skip_ms(self, duration_ms: int) -> None:
+        """Time passes in which nothing happens."""
+        self.now_us += duration_ms * 1000
+        self.now_ms += duration_ms
+        for node in self.nodes.values():
+            node.rig.advance_ms(duration_ms)
 
     def put(
         self, key: bytes, value: bytes | None, *, by: int, to: tuple[int, ...] = (), expire_at_ms: int = 0

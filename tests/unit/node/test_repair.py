@@ -10,7 +10,7 @@ import pytest
 from respkv.base.errors import CorruptionError, FormatError
 from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
-from respkv.causality.record import TYPE_MASK, encode, stamp_of
+from respkv.causality.record import TYPE_MASK, encode, stamp_of, tombstone
 from respkv.cluster.placement import Placement
 from respkv.keyspace import keys
 from respkv.node.hint_replay import DEADLINE_US, RETRY_US
@@ -33,6 +33,7 @@ from respkv.wire.messages import (
     Writes,
 )
 from tests.unit.cluster.rings import form
+from tests.unit.keyspace.rig import START_MS
 from tests.unit.node.repair_rig import Net, Node
 
 NEVER_US = 1 << 50
@@ -366,8 +367,9 @@ def test_blocks_that_are_not_in_memory_are_fetched() -> None:
         net.nodes[1].apply(encode_entry(keys.record_key(0, b"extra%d" % number), record))
     for node in net.nodes.values():
         node.rig.flush()
-        node.rig.cold()
     net.run_ms(1000)
+    for node in net.nodes.values():
+        node.rig.cold()
     before = net.nodes[1].fetched
     net.nodes[1].repair.repair()
     net.run_ms(30_000)
@@ -382,7 +384,7 @@ def test_floors_travel_with_sessions() -> None:
     net.nodes[1].rig.applier.flush_database(0)
     net.nodes[1].commit()
     net.run_ms(20_000, 100)
-    assert net.nodes[2].rig.keyspace.floors.hides(SLOT, 0, pack_stamp(net.now_ms - 19_000 << 16, 0))
+    assert net.nodes[2].rig.keyspace.floors.hides(SLOT, 0, pack_stamp(START_MS + 400 << 16, 0))
     assert net.nodes[2].rig.view().string(KEY) is None and net.same()
 
 
@@ -423,8 +425,7 @@ def test_damaged_data_ends_sessions_and_is_told_once_a_minute(monkeypatch: pytes
 
 
 def test_another_ring_ends_sessions_and_voids_what_was_proved() -> None:
-    net = Net(3)
-    net.run_ms(90_000, 500)
+    net = proved(Net(interval_us=NEVER_US))
     one = net.nodes[1].repair
     net.nodes[1].repair.repair()
     net.run_ms(40, 10)
@@ -442,8 +443,8 @@ def test_another_ring_ends_sessions_and_voids_what_was_proved() -> None:
 
 def test_no_more_sessions_than_allowed() -> None:
     net = Net(5, replicas=5)
-    for _ in range(40):
-        net.run_ms(500, 100)
+    for _ in range(10):
+        net.run_ms(400, 100)
         assert all(len(node.repair.sessions.running()) <= SESSIONS_MAX for node in net.nodes.values())
     assert sum(node.repair.sessions.completed for node in net.nodes.values()) > 5
 
@@ -460,6 +461,18 @@ def test_timers_are_asked_for_sooner_while_a_session_runs() -> None:
 
 
 # -- watermarks --------------------------------------------------------------------------------------
+
+
+def proved(net: Net) -> Net:
+    """Everybody has compared itself with everybody since what was there is old."""
+    net.skip_ms(PROPAGATION_MS + 1000)
+    for node in net.nodes.values():
+        node.repair.repair()
+    for _ in range(40):
+        net.run_ms(500, 100)
+        if not any(node.repair.stats()["repair_sessions_asked_for"] for node in net.nodes.values()):
+            break
+    return net
 
 
 def least(net: Net) -> int:
@@ -479,7 +492,7 @@ def compact(net: Net) -> None:
 
 
 def test_watermarks_move_and_graves_go() -> None:
-    net = Net()
+    net = Net(interval_us=NEVER_US)
     for number in range(20):
         net.put(b"k%d" % number, b"v", by=1, to=(2, 3))
     for node in net.nodes.values():
@@ -487,66 +500,71 @@ def test_watermarks_move_and_graves_go() -> None:
     for number in range(10):
         net.put(b"k%d" % number, None, by=2, to=(1, 3))
     written_ms = net.now_ms
-    net.run_ms(PROPAGATION_MS + 60_000, 500)
+    net.run_ms(1000, 200)
+    proved(net)
     assert least(net) > (written_ms + 1) << 16
+    net.run_ms(SAVE_US // 1000 + 1000, 500)
     compact(net)
     assert all(graves(node) == 0 for node in net.nodes.values())
     assert all(sum(1 for _ in node.rig.driver.scan(b"\x01", b"\x02")) == 10 for node in net.nodes.values())
-    net.run_ms(3000)
+    net.run_ms(15_000, 1000)
     assert net.same()
 
 
 def test_graves_stay_while_a_member_is_away() -> None:
-    net = Net()
+    net = Net(interval_us=NEVER_US)
     net.put(KEY, b"v", by=1, to=(2, 3))
     net.run_ms(1000)
     net.down(3)
     net.put(KEY, None, by=1, to=(2,))
-    net.run_ms(PROPAGATION_MS + 60_000, 1000)
+    proved(net).run_ms(SAVE_US // 1000 + 1000, 500)
     compact(net)
     stamp = int.from_bytes(stamp_of(net.nodes[1].value(KEY) or b"")[:8], "big")
     assert least(net) < stamp and graves(net.nodes[1]) == graves(net.nodes[2]) == 1
     net.up(3)
-    net.run_ms(PROPAGATION_MS + 60_000, 500)
+    net.run_ms(12_000, 500)
+    for _ in range(2):
+        proved(net).run_ms(SAVE_US // 1000 + 1000, 500)
     compact(net)
     assert [graves(node) for node in net.nodes.values()] == [0, 0, 0]
     assert all(node.value(KEY) is None for node in net.nodes.values()), "what was deleted does not come back"
 
 
 def test_no_watermark_passes_a_hint() -> None:
-    net = Net()
+    net = Net(interval_us=NEVER_US)
     net.lost = lambda source, target, message: isinstance(message, Writes) and message.kind == HINT
     net.put(KEY, b"v", by=1, to=(2,))
     stamp = int.from_bytes(net.nodes[1].repair.oldest_hint()[:8], "big")
-    net.run_ms(PROPAGATION_MS + 40_000, 500)
+    for _ in range(2):
+        proved(net)
     assert 0 < max(max(node.repair.watermarks.marks) for node in net.nodes.values()) <= stamp
 
 
 def test_what_a_silent_member_holds_is_assumed_to_be_old() -> None:
-    net = Net()
+    net = Net(interval_us=NEVER_US)
     for node in net.nodes.values():
         node.heard = {}
     assert net.nodes[1].repair._neighbours.oldest_hint() == ZERO_STAMP
-    net.run_ms(PROPAGATION_MS + 30_000, 500)
+    proved(net)
     assert net.nodes[1].repair.sessions.completed and not any(net.nodes[1].repair.watermarks.marks)
     for node in net.nodes.values():
         node.heard = dict.fromkeys(net.nodes)
-    net.run_ms(30_000, 500)
+    proved(net)
     assert least(net) > 0
 
 
 def test_old_writes_below_the_watermark_are_refused_hints_too() -> None:
-    net = Net()
-    net.run_ms(PROPAGATION_MS + 40_000, 500)
-    old = encode_entry(keys.record_key(0, KEY), encode(1, pack_stamp((net.now_ms - 10**6) << 16, 1), b"$1\r\nv\r\n"))
-    for kind in (FOREGROUND, HINT):
-        assert net.nodes[1].apply(old, kind, 2) == ((0, BELOW_PURGE),)
-    assert net.nodes[1].apply(old, REPAIR, 2) == () and net.nodes[1].value(KEY) is not None
+    net = proved(Net(interval_us=NEVER_US))
+    old = pack_stamp((net.now_ms - 10**6) << 16, 1)
+    grave = encode_entry(keys.record_key(0, KEY), tombstone(old))
+    written = encode_entry(keys.record_key(0, KEY), encode(1, old, b"v"))
+    assert net.nodes[1].apply(grave, FOREGROUND, 2) == net.nodes[1].apply(written, HINT, 2) == ((0, BELOW_PURGE),)
+    assert net.nodes[1].apply(written, REPAIR, 2) == () and net.nodes[1].value(KEY) is not None
 
 
 def test_watermarks_are_kept_and_only_durable_ones_purge() -> None:
-    net = Net(2, replicas=2)
-    net.run_ms(PROPAGATION_MS + 30_000, 500)
+    net = proved(Net(2, replicas=2, interval_us=NEVER_US))
+    net.run_ms(SAVE_US // 1000 + 1000, 500)
     one = net.nodes[1]
     kept = one.repair.purge_ranges()
     assert kept and max(mark for _, _, mark in kept) <= max(one.repair.watermarks.marks)
@@ -670,6 +688,8 @@ def test_tables_that_were_lost_make_the_sums_unknown() -> None:
     one.repair.tables_damaged()
     assert not one.repair.verify()[0]
     net.run_ms(200)
+    assert not one.repair.verify()[0], "not one walk after the other"
+    net.run_ms(10_000, 500)
     assert one.repair.verify()[0] and not one.rig.wrong_cells()
 
 
@@ -689,7 +709,7 @@ def test_the_weekly_look_finds_a_wrong_sum_and_puts_it_right() -> None:
     for number in range(30):
         net.put(b"k%d" % number, b"v", by=1)
     net.run_ms(200)
-    one.repair.leaves.check.period_us = 0
+    one.repair.leaves.check.period_us = one.repair.leaves.check.due_us = 0
     one.repair.leaves.sums.cells[SLOT << 6 | 3] ^= 77
     for _ in range(SLOT_COUNT + 10):
         one.repair.leaves.look(one.repair._neighbours.owned, net.now_us)
@@ -768,3 +788,33 @@ def test_figures_have_a_number_each() -> None:
     wanted = {"hint_entries", "hint_bytes", "hint_oldest_ms", "repair_sessions", "repair_keys_listed", "repair_sent",
               "purge_watermark_ms", "leaf_sums_exact", "leaf_check_slots"}  # fmt: skip
     assert wanted <= stats.keys()
+
+
+def test_sessions_that_all_ask_for_at_once_are_held_one_after_the_other() -> None:
+    net = Net(interval_us=NEVER_US)
+    for node in net.nodes.values():
+        record = encode(1, pack_stamp(1 << 16, node.short), b"v")
+        node.apply(encode_entry(keys.record_key(0, b"of%d" % node.short), record))
+        node.repair.repair()
+    net.run_ms(15_000, 100)
+    for node in net.nodes.values():
+        stats = node.repair.stats()
+        assert stats["repair_sessions_asked_for"] == 0 and stats["repair_sessions_completed"] >= 2
+    assert net.same()
+
+
+def test_a_session_that_came_to_nothing_is_asked_for_again_with_all_its_slots() -> None:
+    net = Net(2, replicas=2, interval_us=NEVER_US)
+    net.lost = lambda source, target, message: True
+    repair = net.nodes[1].repair
+    repair.repair(5)
+    net.run_ms(200)
+    assert repair.sessions.running() and repair.stats()["repair_sessions_asked_for"] == 1
+    repair.repair(6)
+    net.down(2)
+    net.run_ms(200)
+    assert repair._asked == {2: {5: None, 6: None}}
+    net.lost = lambda source, target, message: False
+    net.up(2)
+    net.run_ms(3000)
+    assert repair.stats()["repair_sessions_completed"] == 1 and repair.stats()["repair_sessions_asked_for"] == 0

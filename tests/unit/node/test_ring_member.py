@@ -24,6 +24,8 @@ from respkv.testing.disk import PowerLoss
 from respkv.wire.messages import Facts, Join, Joined, Ping, Reads, Refused, RingPull, RingPush
 from tests.unit.node.ring_rig import DIRECTORY, S, World, address, join_of, new_disk, node_id_of
 
+#: xxh3_64 of the first two lines, as other programs must compute it.
+SUM_OF_5 = 0xc67bf240ffbe609f
 CLUSTER_PATH = f"{DIRECTORY}/{CLUSTER_FILE}"
 INCARNATION_PATH = f"{DIRECTORY}/{INCARNATION_FILE}"
 
@@ -334,6 +336,7 @@ def test_the_directory_is_claimed_before_anything_else() -> None:
 )  # fmt: skip
 def test_what_is_no_incarnation(data: bytes) -> None:
     assert decode_incarnation(data) is None
+    assert encode_incarnation(5) == b"respkv-incarnation 1\nlast 5\nsum %016x\n" % SUM_OF_5
     assert decode_incarnation(encode_incarnation(1 << 47)) == 1 << 47
 
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from respkv.base.errors import StorageFull
+from respkv.base.ids import STRING
+from respkv.causality.hlc import pack_stamp
+from respkv.causality.record import encode
+from respkv.keyspace.floors import FlushFloors
+from respkv.keyspace.leaf_sums import LeafSums
 from respkv.storage.engine import DISK_FULL, Engine
 from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_engine
@@ -80,3 +86,32 @@ def test_every_kind_the_engine_offers_is_known() -> None:
     from respkv.storage import job_board
 
     assert {job_board.FLUSH, job_board.COMPACT, job_board.COUNT} <= set(registry.JOBS)
+
+
+def flushed(fs: SimulatedFileSystem) -> Engine:
+    engine = opened(fs)
+    engine.put(KEY, encode(STRING, pack_stamp(5, 1), b"value"))
+    engine.rotate()
+    job = engine.next_job()
+    assert job is not None
+    engine.on_job_done(job.id, run_job(fs, message(job), no_pause)["result"])
+    plan = engine.manifest_plan()
+    assert plan is not None
+    plan.run()
+    engine.on_manifest_synced(plan)
+    return engine
+
+
+def test_a_count_with_leaves_gives_leaf_sums_and_the_same_counts() -> None:
+    fs = SimulatedFileSystem()
+    engine = flushed(fs)
+    sums = LeafSums(engine, FlushFloors())
+    walk = sums.next_job()
+    assert walk is not None
+    both = run_job(fs, json.loads(json.dumps(message(walk))), no_pause)["result"]
+    sums.on_job_done(walk.id, both)
+    assert sums.is_exact() and any(sums.cells)
+    job = engine.start_count({"floors": {}})
+    assert job is not None
+    alone = run_job(fs, message(job), no_pause)["result"]
+    assert alone == {"live": both["live"]} and alone["live"], "leaf sums only for who asks"

@@ -1,0 +1,122 @@
+"""``respkv-cluster``: a ring of local processes in one command, for trying it out and for tests.
+
+    respkv-cluster start --dir DIR [--nodes 3] [--base-port 7001] [-- further options of the servers]
+    respkv-cluster status --dir DIR
+    respkv-cluster stop --dir DIR
+
+The plain face of node 1 is at the base port, its cluster face 100 above, its port for links 10000 above; node 2 follows
+one port higher. ``start`` is told nodes and ports once; then the directory knows them. Options of the servers hold for
+the processes that this start begins. A password is read from REDISCLI_AUTH, as redis-cli does. Exit status 0: done;
+1: it could not be done, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from respkv.cli.local_ring import HOST, OWN_DIRECTIVES, LocalRing, LocalRingError, describe
+
+_HEAD = ("node", "pid", "plain", "cluster", "links", "state", "keys", "hints")
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+def status_table(ring: LocalRing) -> str:
+    """One line a node. Keys are those whose first owner it is, hints the writes it keeps for other nodes."""
+    rows = [list(_HEAD)]
+    for node, report in zip(ring.nodes, ring.reports()):
+        figures = [report.pid or None, node.port, node.alternate_port, node.link_port]
+        state = describe(report, len(ring.nodes))
+        rows.append([
+            str(node.number), *("-" if figure is None else str(figure) for figure in figures), state,
+            *("-" if figure is None else str(figure) for figure in (report.keys, report.hints)),
+        ])  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
+    left = _HEAD.index("state")
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    )
+
+
+def connections(ring: LocalRing) -> str:
+    """How to talk to it."""
+    first = ring.nodes[0]
+    return (
+        f"The ring of {len(ring.nodes)} is formed. Any node takes any command:\n"
+        f"    redis-cli -p {first.port}\n"
+        "Clients that know Redis Cluster:\n"
+        f"    redis-cli -c -p {first.alternate_port}\n"
+        f"    redis-cli --cluster check {HOST}:{first.alternate_port}\n"
+        f"Logs: {ring.directory}/node-*.log. To end it: respkv-cluster stop --dir {ring.directory}"
+    )
+
+
+def server_options(words: Sequence[str]) -> list[str]:
+    """The options behind ``--``. LocalRingError for one that this program sets itself."""
+    for word in words:
+        name = word[2:].split(maxsplit=1)[0].lower() if len(word) > 2 and word.startswith("--") else ""
+        if name in OWN_DIRECTIVES:
+            raise LocalRingError(f"--{name} is set for each node by respkv-cluster itself")
+    if words and not words[0].startswith("--"):
+        raise LocalRingError(f"{words[0]!r} is no option of a server: options begin with two dashes")
+    return list(words)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="respkv-cluster", description="A ring of respkv-server processes on this machine.",
+        epilog="What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always",
+    )  # fmt: skip
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    start = verbs.add_parser("start", help="start what does not run, wait until the ring is formed")
+    status = verbs.add_parser("status", help="print one line a node")
+    stop = verbs.add_parser("stop", help="end all nodes and wait for them")
+    for each in (start, status, stop):
+        each.add_argument("--dir", type=Path, required=True, help="directory of the ring")
+    start.add_argument("--nodes", type=int, help="3 unless told")
+    start.add_argument("--base-port", type=int, help="plain face of node 1, 7001 unless told")
+    for each in (start, stop):
+        each.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    cut = given.index("--") if "--" in given else len(given)
+    options = _parser().parse_args(given[:cut])
+    directory, password = options.dir.resolve(), os.environ.get("REDISCLI_AUTH", "")
+    try:
+        extra = server_options(given[cut + 1 :])
+        if options.verb == "start":
+            ring = LocalRing.create(
+                directory, nodes=options.nodes, base_port=options.base_port, say=say, password=password
+            )
+            ring.start(extra, timeout_s=options.timeout)
+            say(connections(ring))
+            return 0
+        ring = LocalRing.load(directory, say=say, password=password)
+        if options.verb == "status":
+            say(status_table(ring))
+        else:
+            ring.stop(timeout_s=options.timeout)
+    except (LocalRingError, OSError) as reason:
+        print(f"respkv-cluster: {reason}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

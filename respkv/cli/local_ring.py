@@ -1,0 +1,393 @@
+"""A ring of processes on this machine, kept in one directory: what lies there, who runs, who answers.
+
+Layout of the directory:
+
+    ring.json       number of nodes and first port, written once, before anything is started
+    secret          what node links are authenticated with, mode 600
+    LOCK            held while processes are started or stopped
+    node-1.conf     configuration of a node, mode 600 since it holds the secret; written when it is missing
+    node-1.pid      written by the server, removed by it at a clean stop
+    node-1.log      its log
+    node-1.out      what it printed beside the log
+    node-1/         its data
+
+A pid file may outlive its process, and its number may then be another's: a process counts as a node's only while its
+command line names the node's configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import hiredis
+
+from respkv.base.errors import RespkvError
+from respkv.config.syntax import quote
+from respkv.env.posix import PosixFileSystem, SystemClock, sleep_us
+from respkv.env.rng import random_bytes
+
+HOST: Final = "127.0.0.1"
+#: The cluster face is so far above the plain face, hence the bound on nodes.
+ALTERNATE_STEP: Final = 100
+NODES_MAX: Final = 100
+#: Node links are so far above the plain face, as in Redis; where that is no port, above the cluster faces.
+LINK_STEP: Final = 10_000
+_PORT_MAX: Final = 65_535
+_ANSWER_S: Final = 2.0
+_POLL_US: Final = 50_000
+_LOG_LINES: Final = 10
+#: Directives that this program sets itself.
+OWN_DIRECTIVES: Final = frozenset((
+    "port", "alternate-port", "cluster-port", "bind", "dir", "pidfile", "logfile", "daemonize", "supervised",
+    "bootstrap", "cluster-size", "join", "cluster-secret", "cluster-enabled",
+))  # fmt: skip
+
+
+class LocalRingError(RespkvError):
+    """It cannot be done; the text is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A node as it is now. ``pid`` 0: it does not run. ``live`` are the members it can work with, itself included;
+    ``keys`` those it is the first owner of; ``hints`` writes it keeps for others. None: it does not say."""
+
+    pid: int = 0
+    state: str = "stopped"
+    live: int | None = None
+    keys: int | None = None
+    hints: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalNode:
+    """One process: number from 1, ports and files."""
+
+    number: int
+    directory: Path
+    port: int
+    alternate_port: int
+    link_port: int
+
+    def path(self, suffix: str) -> Path:
+        """``node-1.conf`` and its like; the data directory for no suffix."""
+        return self.directory / f"node-{self.number}{suffix}"
+
+    def pid(self) -> int:
+        """The number of its process, 0 when it does not run."""
+        try:
+            pid = int(self.path(".pid").read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except (OSError, ValueError):
+            return 0
+        return pid if os.fsencode(self.path(".conf")) in words else 0
+
+    def log_tail(self) -> str:
+        """The last lines of its log, and of what it printed."""
+        lines: list[str] = []
+        for suffix in (".log", ".out"):
+            if self.path(suffix).exists():
+                lines += self.path(suffix).read_text(errors="replace").splitlines()[-_LOG_LINES:]
+        return "\n".join(f"    {line}" for line in lines)
+
+    def configuration(self, *, nodes: int, seed_port: int, secret: str) -> str:
+        """The text of its configuration file. The first node makes the ring, the others join through it."""
+        role = {"bootstrap": "yes", "cluster-size": nodes} if self.number == 1 else {"join": f"{HOST}:{seed_port}"}
+        directives: dict[str, object] = {
+            "port": self.port, "alternate-port": self.alternate_port, "cluster-port": self.link_port, "bind": HOST,
+            "dir": self.path(""), "pidfile": self.path(".pid"), "logfile": self.path(".log"),
+            "cluster-secret": secret, **role,
+        }  # fmt: skip
+        return "".join(f"{name} {quote(str(value))}\n" for name, value in directives.items())
+
+    def report(self, password: str) -> Report:
+        """How it is now; takes a few seconds at most when it does not answer."""
+        pid = self.pid()
+        if not pid:
+            return Report()
+        try:
+            with _Client(self.port, password) as client:
+                reply = client.call("PING")
+                if isinstance(reply, hiredis.ReplyError):
+                    return Report(pid, "forming" if str(reply).startswith("LOADING") else str(reply))
+                live = _live_members(client.call("RKV.STATUS"))
+                hints = _hints_pending(client.call("RKV.NODES"))
+            with _Client(self.alternate_port, password) as client:
+                keys = client.call("DBSIZE")
+        except ConnectionRefusedError:
+            return Report(pid, "starting")
+        except (OSError, hiredis.ProtocolError):
+            return Report(pid, "silent")
+        return Report(pid, "ready", live, keys if isinstance(keys, int) else None, hints)
+
+
+class _Client:
+    """A connection to a node. Error replies come back as values."""
+
+    def __init__(self, port: int, password: str) -> None:
+        self._sock = socket.create_connection((HOST, port), timeout=_ANSWER_S)
+        self._reader = hiredis.Reader()
+        if password:
+            self.call("AUTH", password)
+
+    def __enter__(self) -> _Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sock.close()
+
+    def call(self, *words: str) -> Any:
+        """The reply. OSError when none comes."""
+        parts = [word.encode() for word in words]
+        self._sock.sendall(b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts))
+        while (reply := self._reader.gets()) is False:
+            data = self._sock.recv(1 << 16)
+            if not data:
+                raise ConnectionError("closed")
+            self._reader.feed(data)
+        return reply
+
+
+def _live_members(reply: Any) -> int | None:
+    """The members that a node can work with, from the flat map of RKV.STATUS."""
+    if not isinstance(reply, list):
+        return None
+    live = dict(zip(reply[::2], reply[1::2])).get(b"members_live")
+    return live if isinstance(live, int) else None
+
+
+def _hints_pending(reply: Any) -> int | None:
+    """The writes kept for all nodes, from the flat maps of RKV.NODES."""
+    if not isinstance(reply, list):
+        return None
+    found = 0
+    for row in reply:
+        facts = dict(zip(row[::2], row[1::2]))
+        found += int(facts.get(b"hints-pending", 0))
+    return found
+
+
+def make_nodes(directory: Path, *, nodes: int, base_port: int) -> list[LocalNode]:
+    """The nodes with ports that do not meet. LocalRingError when there are no such."""
+    if not 1 <= nodes <= NODES_MAX:
+        raise LocalRingError(f"a local ring has 1 to {NODES_MAX} nodes, not {nodes}")
+    link_base = base_port + LINK_STEP
+    if link_base + nodes - 1 > _PORT_MAX:
+        link_base = base_port + 2 * ALTERNATE_STEP
+    if base_port < 1 or link_base + nodes - 1 > _PORT_MAX:
+        raise LocalRingError(f"no room for the ports of {nodes} nodes from {base_port} on")
+    return [
+        LocalNode(at + 1, directory, base_port + at, base_port + ALTERNATE_STEP + at, link_base + at)
+        for at in range(nodes)
+    ]
+
+
+class LocalRing:
+    """All nodes of a directory. ``say`` gets one line for each step."""
+
+    def __init__(self, nodes: Sequence[LocalNode], *, say: Callable[[str], None], password: str = "") -> None:
+        self.nodes = nodes
+        self.directory = nodes[0].directory
+        self._say = say
+        self._password = password
+        self._clock = SystemClock()
+        self._fs = PosixFileSystem()
+
+    @classmethod
+    def create(
+        cls, directory: Path, *, nodes: int | None, base_port: int | None, say: Callable[[str], None],
+        password: str = "",
+    ) -> LocalRing:  # fmt: skip
+        """The ring of a directory, new when there is none. LocalRingError when it is there and of another kind, since
+        members and addresses are decided once."""
+        settings = _settings(directory)
+        if settings is None:
+            settings = {"nodes": 3 if nodes is None else nodes, "base_port": 7001 if base_port is None else base_port}
+            made = make_nodes(directory, **settings)
+            directory.mkdir(parents=True, exist_ok=True)
+            if not (directory / "secret").exists():
+                _write_private(directory / "secret", random_bytes(32).hex() + "\n")
+            _write_private(directory / "ring.json", json.dumps(settings) + "\n")
+            return cls(made, say=say, password=password)
+        for name, given in (("nodes", nodes), ("base_port", base_port)):
+            if given is not None and given != settings[name]:
+                raise LocalRingError(
+                    f"{directory} holds a ring with {name.replace('_', ' ')} {settings[name]}, which cannot become"
+                    f" {given}: take another directory"
+                )
+        return cls(make_nodes(directory, **settings), say=say, password=password)
+
+    @classmethod
+    def load(cls, directory: Path, *, say: Callable[[str], None], password: str = "") -> LocalRing:
+        """The ring of a directory. LocalRingError when there is none."""
+        settings = _settings(directory)
+        if settings is None:
+            raise LocalRingError(f"{directory} holds no ring: respkv-cluster start --dir {directory} makes one")
+        return cls(make_nodes(directory, **settings), say=say, password=password)
+
+    def reports(self) -> list[Report]:
+        """Every node as it is now."""
+        return [node.report(self._password) for node in self.nodes]
+
+    def start(self, extra: Sequence[str], *, timeout_s: float) -> None:
+        """Start what does not run and wait until every node sees all others. LocalRingError after what was started
+        has been ended again."""
+        lock = self._lock()
+        started: dict[LocalNode, subprocess.Popen[bytes]] = {}
+        formed = False
+        try:
+            for node in self._to_start():
+                started[node] = self._launch(node, extra)
+            self._wait_formed(started, timeout_s)
+            formed = True
+        finally:
+            if not formed:
+                for process in started.values():
+                    process.terminate()
+                for process in started.values():
+                    process.wait()
+            lock.close()
+
+    def stop(self, *, timeout_s: float) -> None:
+        """SIGTERM to every node that runs, and wait. LocalRingError names those that are still there."""
+        lock = self._lock()
+        try:
+            waiting: dict[int, LocalNode] = {}
+            try:
+                for node in self.nodes:
+                    self._signal(node, waiting)
+                self._wait_ended(waiting, timeout_s)
+            finally:
+                for descriptor in waiting:
+                    os.close(descriptor)
+        finally:
+            lock.close()
+
+    def _lock(self) -> Any:
+        lock = self._fs.lock(str(self.directory / "LOCK"))
+        if lock is None:
+            raise LocalRingError(f"{self.directory}: another respkv-cluster is starting or stopping nodes")
+        return lock
+
+    def _to_start(self) -> list[LocalNode]:
+        """Nodes that do not run. LocalRingError when somebody else has one of their ports."""
+        stopped = [node for node in self.nodes if not node.pid()]
+        for node in stopped:
+            for port in (node.port, node.alternate_port, node.link_port):
+                with socket.socket() as sock:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    try:
+                        sock.bind((HOST, port))
+                    except OSError as reason:
+                        raise LocalRingError(f"node {node.number}: port {port}: {reason.strerror}") from reason
+        return stopped
+
+    def _launch(self, node: LocalNode, extra: Sequence[str]) -> subprocess.Popen[bytes]:
+        node.path("").mkdir(exist_ok=True)
+        if not node.path(".conf").exists():
+            secret = (self.directory / "secret").read_text().strip()
+            seed_port = self.nodes[0].link_port
+            text = node.configuration(nodes=len(self.nodes), seed_port=seed_port, secret=secret)
+            _write_private(node.path(".conf"), text)
+        words = [sys.executable, "-m", "respkv", str(node.path(".conf")), *extra]
+        root = str(Path(__file__).resolve().parents[2])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        # A report about the configuration may quote the secret's line.
+        output = os.open(node.path(".out"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # A session of its own: Ctrl-C at the terminal is meant for this program alone.
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
+            )
+        finally:
+            os.close(output)
+        self._say(f"node {node.number}: started, pid {process.pid}, port {node.port}")
+        return process
+
+    def _wait_formed(self, started: Mapping[LocalNode, subprocess.Popen[bytes]], timeout_s: float) -> None:
+        give_up_us = self._clock.monotonic_us() + int(timeout_s * 1e6)
+        seen: dict[int, str] = {}
+        while True:
+            reports = self.reports()
+            for node, report in zip(self.nodes, reports):
+                process = started.get(node)
+                if process is not None and process.poll() is not None:
+                    raise LocalRingError(f"node {node.number} ended, status {process.returncode}:\n{node.log_tail()}")
+                text = describe(report, len(self.nodes)) if report.pid else "starting"
+                if seen.get(node.number) != text:
+                    self._say(f"node {node.number}: {text}")
+                    seen[node.number] = text
+            if all(report.live == len(self.nodes) for report in reports):
+                return
+            if self._clock.monotonic_us() > give_up_us:
+                raise LocalRingError(f"the ring has not formed within {timeout_s:g} s; see {self.directory}/node-*.log")
+            sleep_us(_POLL_US)
+
+    def _signal(self, node: LocalNode, waiting: dict[int, LocalNode]) -> None:
+        """SIGTERM through a descriptor of the process, so that it cannot meet another one under the same number."""
+        pid = node.pid()
+        if not pid:
+            return
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        waiting[descriptor] = node
+        if node.pid() == pid:
+            self._say(f"node {node.number}: stopping, pid {pid}")
+            signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+
+    def _wait_ended(self, waiting: Mapping[int, LocalNode], timeout_s: float) -> None:
+        give_up_us = self._clock.monotonic_us() + int(timeout_s * 1e6)
+        left = dict(waiting)
+        while left:
+            remaining_s = (give_up_us - self._clock.monotonic_us()) / 1e6
+            ended, _, _ = select.select(list(left), [], [], max(0.0, remaining_s))
+            for descriptor in ended:
+                self._say(f"node {left.pop(descriptor).number}: stopped")
+            if not ended and remaining_s <= 0:
+                names = ", ".join(f"node {node.number} (pid {node.pid()})" for node in left.values())
+                raise LocalRingError(f"still running after {timeout_s:g} s: {names}")
+
+
+def describe(report: Report, nodes: int) -> str:
+    """The state of a node in words."""
+    if report.live is not None and report.live < nodes:
+        return f"{report.state}, sees {report.live} of {nodes}"
+    return report.state
+
+
+def _settings(directory: Path) -> dict[str, int] | None:
+    """What ring.json says. LocalRingError when it cannot be read."""
+    path = directory / "ring.json"
+    if not path.exists():
+        return None
+    try:
+        read = json.loads(path.read_text())
+        return {name: int(read[name]) for name in ("nodes", "base_port")}
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise LocalRingError(f"{path}: {reason!r}") from reason
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, whole or not at all."""
+    partial = path.with_name(path.name + ".tmp")
+    partial.unlink(missing_ok=True)
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, text.encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    partial.rename(path)

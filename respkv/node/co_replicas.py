@@ -1,0 +1,68 @@
+"""Who holds the same slots as this node, and up to when equality with them can be proved.
+
+One placement as anti-entropy asks for it (``anti_entropy.Neighbours``): flat lists made once per ring. The oldest hint
+is the least of what all members hold: this node knows its own, the others gossip theirs, and of one that has told
+nothing yet the worst is assumed, so that no watermark passes a hint nobody knows of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from respkv.causality.hlc import ZERO_STAMP
+from respkv.cluster.placement import Placement
+from respkv.replication.hints import HintStore
+from respkv.wire.messages import Facts
+
+
+class CoReplicas:
+    """``anti_entropy.Neighbours`` of one placement. Empty before ``follow``: this node owns nothing yet."""
+
+    __slots__ = ("_co", "_facts", "_hints", "_live", "_shared", "me", "owned", "peers", "placement")
+
+    def __init__(self, hints: HintStore, live: Callable[[int], bool], facts: Callable[[int], Facts | None]) -> None:
+        self._hints = hints
+        self._live = live
+        self._facts = facts
+        self.me = 0
+        self.placement: Placement | None = None
+        self.owned: Sequence[int] = ()
+        #: co-replicas of any slot, ascending
+        self.peers: tuple[int, ...] = ()
+        self._shared: dict[int, list[int]] = {}
+        #: group -> the other replicas
+        self._co: list[tuple[int, ...]] = []
+
+    def follow(self, placement: Placement, me: int) -> None:
+        """O(slots x replicas)."""
+        self.placement, self.me = placement, me
+        self.owned = placement.owned(me)
+        self._co = [tuple(short for short in group if short != me) if me in group else () for group in placement.groups]
+        self._shared = {}
+        for slot in self.owned:
+            for peer in self._co[placement.group_of[slot]]:
+                self._shared.setdefault(peer, []).append(slot)
+        self.peers = tuple(sorted(self._shared))
+
+    def alive(self) -> Sequence[int]:
+        return [peer for peer in self.peers if self._live(peer)]
+
+    def shared(self, peer: int) -> Sequence[int]:
+        return self._shared.get(peer, ())
+
+    def co_replicas(self, slot: int) -> Sequence[int]:
+        assert self.placement is not None
+        return self._co[self.placement.group_of[slot]]
+
+    def alone(self) -> Sequence[int]:
+        """Owned slots that nobody else owns."""
+        return () if self.peers else self.owned
+
+    def oldest_hint(self) -> bytes:
+        """See ``anti_entropy.Neighbours``. A member that has told nothing yet may hold a hint of any age."""
+        found = [self._hints.oldest_stamp()]
+        for short in self.placement.members if self.placement is not None else ():
+            if short != self.me:
+                facts = self._facts(short)
+                found.append(ZERO_STAMP if facts is None else facts.oldest_hint)
+        return min((stamp for stamp in found if stamp), default=b"")

@@ -1,0 +1,98 @@
+"""Errands of a node: what its ring side and its workers do between cycles, handed through to the rooms that own it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from respkv.replication.rounds import Round
+from respkv.storage.job_board import COUNT, Job
+
+if TYPE_CHECKING:
+    from respkv.commands.dispatch import Dispatcher
+    from respkv.keyspace.keyspace import Keyspace
+    from respkv.node.duties import Duties
+    from respkv.node.ring_node import RingNode
+    from respkv.storage.engine import Engine
+
+#: Without a write for this long, compaction tidies up what is not worth it under load.
+_IDLE_AFTER_US: Final = 5_000_000
+
+
+class NodeErrands:
+    """The base of ``Node``."""
+
+    ring: RingNode | None
+    keyspace: Keyspace
+    engine: Engine
+    dispatcher: Dispatcher
+    duties: Duties
+    log: Callable[[str, str], None]
+    now_us: int
+    _written_us: int
+
+    def refresh_refusal(self) -> None:
+        """Find out whether clients' writes are to be refused; ``Node`` does."""
+        raise AssertionError("Node has its own")
+
+    # -- on a ring ---------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """The requests and messages of the cycle are done, its commit comes next."""
+        assert self.ring is not None
+        if self.keyspace.sighted and self.dispatcher.refusal is None:
+            self.duties.end_cycle()
+        self.ring.seal()
+
+    def after_commit(self, lsn: int) -> None:
+        """The cycle is logged."""
+        assert self.ring is not None
+        self.ring.after_commit(lsn)
+
+    def on_durable(self) -> None:
+        """More of the log is durable."""
+        assert self.ring is not None
+        self.ring.on_durable()
+
+    def take_settled(self) -> list[Round]:
+        """Rounds whose replies may leave now."""
+        assert self.ring is not None
+        return self.ring.take_settled()
+
+    def ring_plan(self) -> Any:
+        """Files of the ring's to be written in a thread; hand the plan to ``on_ring_plan_done``."""
+        return None if self.ring is None else self.ring.plan()
+
+    def on_ring_plan_done(self, plan: Any, error: BaseException | None) -> None:
+        """The plan has run."""
+        assert self.ring is not None
+        self.ring.on_plan_done(plan, error)
+
+    # -- jobs and plans ----------------------------------------------------------------------------
+
+    def next_job(self) -> Job | None:
+        """Work for a worker process, None when there is none."""
+        job = self.engine.next_job(idle=self.now_us - self._written_us > _IDLE_AFTER_US)
+        if job is not None:
+            return job
+        return (self.ring.repair.next_job() if self.ring is not None else None) or self.keyspace.counts.next_job()
+
+    def on_job_done(self, job: Job, result: dict[str, Any]) -> None:
+        """A worker has done a job."""
+        if self.ring is not None and self.ring.repair.owns_job(job):
+            self.ring.repair.on_job_done(job, result)
+        elif job.kind == COUNT:
+            self.keyspace.counts.on_job_done(job.id, result)
+        else:
+            self.engine.on_job_done(job.id, result)
+
+    def on_job_failed(self, job: Job, reason: str) -> None:
+        """A worker has failed at a job; it is offered again later."""
+        self.log("warning", f"{job.kind} job failed: {reason}")
+        if self.ring is not None and self.ring.repair.owns_job(job):
+            self.ring.repair.on_job_failed(job, reason)
+        elif job.kind == COUNT:
+            self.keyspace.counts.on_job_failed(job.id, reason)
+        else:
+            self.engine.on_job_failed(job.id, reason)
+        self.refresh_refusal()

@@ -1,0 +1,55 @@
+"""The output of a ring member's cycle: frames to other nodes, and replies that wait for what those answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from respkv.node.round_gate import RoundGate
+from respkv.server.connection import OUTPUT, OUTPUT_HALT_BYTES, Connection
+
+if TYPE_CHECKING:
+    from respkv.server.ports import LinkPort
+    from respkv.server.reactor import Reactor
+
+
+def send_ring(reactor: Reactor, links: LinkPort, rounds: RoundGate, lsn: int) -> None:
+    """After the commit: frames to other nodes, then what their answers let go, then who waits for them."""
+    node = reactor.node
+    node.after_commit(lsn)
+    links.flush()
+    held: list[Connection] = []
+    for connection in reactor.dirty:
+        session = connection.session
+        if not connection.closed and connection.out and (session.round is not None or connection.rounds):
+            held.append(connection)
+            replies, connection.out = connection.out, []
+            size = sum(map(len, replies))
+            connection.held_bytes += size
+            connection.held_count += 1
+            rounds.hold(connection, session.round, replies)
+            session.round = None
+            if connection.queued() > OUTPUT_HALT_BYTES:
+                connection.halts |= OUTPUT
+    if held:
+        kept = []
+        for connection in reactor.dirty:
+            if connection in held and not connection.out:
+                connection.dirty = False
+            else:
+                kept.append(connection)
+        reactor.dirty = kept
+    for settled in node.take_settled():
+        rounds.settled(settled)
+
+
+def emit_round(reactor: Reactor, connection: Any, replies: list[bytes]) -> None:
+    """What other nodes have confirmed; with ``appendfsync always`` our own log may still be waited for."""
+    connection.held_count -= 1
+    connection.held_bytes -= sum(map(len, replies))
+    if connection.closed:
+        return
+    data = replies[0] if len(replies) == 1 else b"".join(replies)
+    if reactor.gate or (reactor.node.holds_replies and reactor.lsn > reactor.node.durable_lsn):
+        reactor.gate.hold(reactor.lsn, connection, data)
+    else:
+        reactor.emit(connection, data)

@@ -1,0 +1,86 @@
+"""``python -m respkv.testing.simulate``: run seeds of the cluster simulation, say what they found.
+
+    --seed S        the first seed (0)
+    --seeds N       how many (1)
+    --nodes N       nodes of the ring (3)
+    --mutation NAME break one rule in every node; then finding it is success
+    --trace         print the trace of each run
+    --list          name the mutations
+
+Ends with 1 when a rule was broken, or when a mutation was not found.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from argparse import ArgumentParser, Namespace
+
+from respkv.base.errors import RespkvError
+from respkv.testing import mutations
+from respkv.testing.cluster import Cluster, Plan, Report, plan_of
+
+#: What a broken node may raise.
+_RAISED = (AssertionError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, RespkvError)
+_SHOWN = 12
+
+
+def arguments(words: list[str] | None = None) -> Namespace:
+    """What was asked for."""
+    parser = ArgumentParser(prog="python -m respkv.testing.simulate", description="Simulate clusters from seeds.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--mutation", default="", choices=["", *mutations.MUTATIONS])
+    parser.add_argument("--trace", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    return parser.parse_args(words)
+
+
+def run_plan(plan: Plan, *, trace: bool = False) -> Report:
+    """Run it; what a node raises is a violation like any other."""
+    cluster = Cluster(plan, write=sys.stdout.write if trace else None)
+    try:
+        return cluster.run()
+    except _RAISED:
+        cluster.violations.append(f"raised: {traceback.format_exc(limit=-12)}")
+        return cluster.report()
+
+
+def run_seed(seed: int, *, nodes: int = 3, mutation: str = "", trace: bool = False) -> Report:
+    """One run of a seed."""
+    plan = plan_of(seed, nodes=nodes)
+    if mutation:
+        mutations.MUTATIONS[mutation].plant(plan)
+    return run_plan(plan, trace=trace)
+
+
+def main(words: list[str] | None = None) -> int:
+    """The command; its exit status."""
+    asked = arguments(words)
+    if asked.list:
+        for name, mutation in mutations.MUTATIONS.items():
+            print(f"{name}: {mutation.text}")
+        return 0
+    bad: list[int] = []
+    for seed in range(asked.seed, asked.seed + asked.seeds):
+        report = run_seed(seed, nodes=asked.nodes, mutation=asked.mutation, trace=asked.trace)
+        print(report, flush=True)
+        if asked.mutation:
+            # Only what the rule's own checker has found counts.
+            report.violations = mutations.found_by(asked.mutation, report.violations)
+        for violation in report.violations[:_SHOWN]:
+            print(f"  {violation}", flush=True)
+        if len(report.violations) > _SHOWN:
+            print(f"  and {len(report.violations) - _SHOWN} more", flush=True)
+        if report.violations:
+            bad.append(seed)
+            if asked.mutation:
+                print(f"found with {seed - asked.seed + 1} seeds")
+                return 0
+    print(f"{asked.seeds} seeds, {len(bad)} with violations{': ' + ' '.join(map(str, bad)) if bad else ''}")
+    return 1 if bad or asked.mutation else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

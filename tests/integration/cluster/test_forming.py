@@ -1,0 +1,263 @@
+"""How a ring comes to be, who may be part of it, and what a node finds again in its directory."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from compat.load.clusters import is_free
+from tests.integration.cluster.conftest import FORM_S, SECRET, Ring, fact, low_port, running_ring, wait_until
+from tests.integration.conftest import ServerProcess, run_server
+
+#: How long somebody who must not get in is watched.
+WATCH_S = 1.5
+
+
+@pytest.fixture(scope="module")
+def formed() -> Iterator[Ring]:
+    """A ring whose nodes are stopped and started. Each test leaves it whole."""
+    yield from running_ring()
+
+
+def identity(ring: Ring, number: int) -> tuple[bytes, bytes]:
+    """What a node must find again: its own id, and the ring's with its epoch, as it tells people."""
+    with ring.face(number) as face:
+        return face.execute_command("CLUSTER MYID"), ring.status(number)[b"status"]
+
+
+def loading(node: ServerProcess) -> bool:
+    """True when a node says that it does not serve yet."""
+    with node.client() as client:
+        try:
+            client.get("k")
+        except redis.BusyLoadingError:
+            return True
+    return False
+
+
+def assert_kept_out(ring: Ring, stranger: ServerProcess) -> None:
+    """It never serves, and nobody else minds."""
+    give_up = time.monotonic() + WATCH_S
+    while time.monotonic() < give_up and stranger.process is not None and stranger.process.poll() is None:
+        assert loading(stranger)
+        time.sleep(0.1)
+    ring.wait_whole()
+    with ring.client(1) as client:
+        assert client.set("k", "v") and client.get("k") == b"v"
+        assert len(client.execute_command("RKV.NODES")) == len(ring.nodes)
+
+
+def test_until_all_are_there_clients_are_told_to_wait(tmp_path: Path) -> None:
+    ring = Ring(tmp_path)
+    try:
+        for number in (1, 2):
+            ring.nodes[number].start()
+        time.sleep(0.3)
+        for number in (1, 2):
+            assert loading(ring.nodes[number])
+            with ring.client(number) as client:
+                assert client.info("persistence")["loading"] == 1
+                row = client.execute_command("RKV.STATUS")
+                assert fact(row, b"formed") == b"no"
+                with pytest.raises(redis.ResponseError, match="LOADING"):
+                    client.execute_command("RKV.RING")
+        with ring.client(1) as client:
+            assert b"1 more of 3" in fact(client.execute_command("RKV.STATUS"), b"status")
+        ring.nodes[3].start()
+        ring.wait_whole()
+        with ring.client(3) as client:
+            assert client.set("k", "v")
+        assert len({identity(ring, number)[1] for number in ring.nodes}) == 1
+        assert len({identity(ring, number)[0] for number in ring.nodes}) == 3
+    finally:
+        ring.end()
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_node_that_comes_back_is_who_it_was(formed: Ring, number: int, how: str) -> None:
+    """The founder as well: it does not found another one."""
+    before = identity(formed, number)
+    with formed.client(number, level="all") as client:
+        client.set("kept", f"{number}-{how}")
+    if how == "stop":
+        assert formed.nodes[number].stop() == 0
+    else:
+        formed.nodes[number].kill()
+    formed.nodes[number].start()
+    formed.wait_whole()
+    assert identity(formed, number) == before
+    assert formed.contents(number, ["kept"]) == [f"{number}-{how}".encode()]
+
+
+def test_all_at_once(formed: Ring) -> None:
+    """A ring that was stopped as a whole starts as a whole."""
+    before = [identity(formed, number) for number in formed.nodes]
+    with formed.client(2) as client:
+        client.set("kept", "by all")
+    for node in formed.nodes.values():
+        node.stop()
+    for node in formed.nodes.values():
+        node.start()
+    formed.wait_whole()
+    assert [identity(formed, number) for number in formed.nodes] == before
+    with formed.client(3) as client:
+        assert client.get("kept") == b"by all"
+
+
+def test_who_comes_later_is_refused_with_the_reason(formed: Ring) -> None:
+    fourth = formed.node(4, 3).start()
+    try:
+        wait_until(lambda: "refused" in fourth.log_text().lower(), FORM_S, fourth.report)
+        assert_kept_out(formed, fourth)
+        if fourth.process is not None and fourth.process.poll() is None:
+            with fourth.client() as client:
+                assert b"refused" in fact(client.execute_command("RKV.STATUS"), b"status")
+    finally:
+        fourth.end()
+        shutil.rmtree(fourth.dir)
+
+
+def test_another_secret_does_not_get_in(formed: Ring) -> None:
+    stranger = formed.node(5, 3, cluster_secret=SECRET + "!").start()
+    try:
+        wait_until(lambda: "secret" in stranger.log_text(), FORM_S, stranger.report)
+        assert_kept_out(formed, stranger)
+    finally:
+        stranger.end()
+        shutil.rmtree(stranger.dir)
+
+
+def test_a_node_that_lost_its_directory_is_not_taken_for_the_old_one(formed: Ring) -> None:
+    """It has lost what it acknowledged: it must not answer for it, at its old address and ports."""
+    node = formed.nodes[3]
+    node.stop()
+    aside = f"{node.dir}.aside"
+    shutil.move(node.dir, aside)
+    os.mkdir(node.dir)
+    node.start()
+    try:
+        wait_until(lambda: "refused" in node.log_text().lower(), FORM_S, node.report)
+        assert loading(node)
+        with formed.client(1) as client:
+            assert client.set("k", "without it") and client.get("k") == b"without it"
+    finally:
+        node.end()
+        shutil.rmtree(node.dir)
+        shutil.move(aside, node.dir)
+        node.start()
+        formed.wait_whole()
+    with formed.client(3) as client:
+        assert client.get("k") == b"without it"
+
+
+def test_addresses_do_not_change(formed: Ring) -> None:
+    node = formed.nodes[2]
+    node.stop()
+    old = node.directives["alternate-port"]
+    node.directives["alternate-port"] = low_port()
+    try:
+        done = run_server(*node.command()[3:])
+        assert done.returncode == 1
+        assert "addresses cannot change after the cluster has formed" in node.report() + done.stdout + done.stderr
+    finally:
+        node.directives["alternate-port"] = old
+        node.start()
+        formed.wait_whole()
+
+
+@pytest.mark.parametrize("role", [["--bootstrap", "yes", "--cluster-size", "1"], ["--join", "127.0.0.1:1"]])
+def test_data_of_a_single_node_is_not_taken_over(
+    start_server: Callable[..., ServerProcess], role: list[str]
+) -> None:
+    server = start_server()
+    with server.client() as client:
+        client.set("k", "v")
+    server.stop()
+    done = run_server("--dir", server.dir, "--port", str(server.port), *role)
+    assert done.returncode == 1 and "needs an empty directory" in done.stdout + done.stderr
+    server.start()
+    with server.client() as client:
+        assert client.get("k") == b"v"
+
+
+def test_contradictions_are_refused(tmp_path: Path) -> None:
+    for words, reason in (
+        (["--bootstrap", "yes", "--cluster-size", "3", "--join", "127.0.0.1:1"], "exclude each other"),
+        (["--bootstrap", "yes"], "cluster-size"),
+        (["--cluster-size", "3"], "neither bootstrap nor join"),
+    ):
+        done = run_server("--dir", str(tmp_path), "--port", str(low_port()), *words)
+        assert done.returncode == 1 and reason in done.stdout + done.stderr
+
+
+def test_a_ring_of_one(tmp_path: Path) -> None:
+    ring = Ring(tmp_path, nodes=1)
+    try:
+        ring.start()
+        with ring.client(1, level="all") as client:
+            assert client.set("k", "v") and client.get("k") == b"v"
+        ring.nodes[1].kill()
+        ring.nodes[1].start()
+        ring.wait_whole()
+        assert ring.contents(1, ["k"]) == [b"v"]
+    finally:
+        ring.end()
+
+
+def command(directory: Path, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run respkv-cluster on a directory."""
+    given = [sys.executable, "-m", "respkv.cli.cluster", verb, "--dir", str(directory), *words]
+    return subprocess.run(given, capture_output=True, text=True, timeout=90)
+
+
+def free_base() -> int:
+    """A first port for a local ring of two."""
+    while True:
+        base = low_port()
+        if all(is_free(base + step) for step in (1, 100, 101, 10_000, 10_001)):
+            return base
+
+
+def test_the_command_starts_shows_and_stops_a_local_ring() -> None:
+    small = ["--", "--memtable-bytes", "16mb", "--ballast-bytes", "1mb"]
+    with tempfile.TemporaryDirectory(prefix="respkv-local-", ignore_cleanup_errors=True) as name:
+        directory, base = Path(name) / "ring", free_base()
+        done = command(directory, "start", "--nodes", "2", "--base-port", str(base), *small)
+        try:
+            assert done.returncode == 0, done.stdout + done.stderr
+            assert f"redis-cli -p {base}\n" in done.stdout and "node 2: ready" in done.stdout
+            for path in (directory / "secret", directory / "node-1.conf"):
+                assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+            with redis.Redis(port=base + 1) as client, redis.Redis(port=base + 100) as face:
+                assert client.set("k", "v") and client.dbsize() == 1
+                assert face.execute_command("CLUSTER KEYSLOT", "k") == 7629
+            rows = [line.split() for line in command(directory, "status").stdout.splitlines()]
+            assert [row[5] for row in rows[1:]] == ["ready", "ready"]
+            assert sum(int(row[6]) for row in rows[1:]) == 1
+            again = command(directory, "start", *small)
+            assert again.returncode == 0 and "started" not in again.stdout
+            assert command(directory, "stop").returncode == 0
+            rows = [line.split() for line in command(directory, "status").stdout.splitlines()]
+            assert [row[5] for row in rows[1:]] == ["stopped", "stopped"]
+            assert command(directory, "start", *small).returncode == 0
+            with redis.Redis(port=base) as client:
+                assert client.get("k") == b"v"
+        finally:
+            assert command(directory, "stop").returncode == 0
+
+
+def test_the_command_says_why_a_node_does_not_start(tmp_path: Path) -> None:
+    done = command(tmp_path, "start", "--nodes", "2", "--base-port", str(free_base()), "--", "--no-such", "1")
+    assert done.returncode == 1 and " ended, status 1" in done.stderr and "no-such" in done.stderr
+    assert "stopped" in command(tmp_path, "status").stdout

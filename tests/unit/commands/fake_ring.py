@@ -1,0 +1,88 @@
+"""A ring for session commands: ring, placement, topology and membership are real; links, hints and rounds are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from respkv.cluster.membership import Membership
+from respkv.cluster.placement import Placement
+from respkv.cluster.ring import Ring
+from respkv.cluster.topology import Link, Topology
+from respkv.commands.session import Session
+from tests.unit.cluster.rings import form
+from tests.unit.commands.fake_server import Client, FakeServer, FakeSink
+
+
+class FakeMesh:
+    """Links and figures, set by hand."""
+
+    def __init__(self, links: Iterable[Link] = ()) -> None:
+        self.given = list(links)
+        self.figures = {"sent_messages": 11, "received_messages": 12, "overflows": 2, "links": len(self.given)}
+
+    def links(self) -> list[Link]:
+        return self.given
+
+    def stats(self) -> dict[str, int]:
+        return self.figures
+
+
+class FakeRepair:
+    """Hints by member."""
+
+    def __init__(self) -> None:
+        self.hints: dict[int, int] = {}
+
+    def hints_pending(self, short: int) -> int:
+        return self.hints.get(short, 0)
+
+    def stats(self) -> dict[str, int]:
+        return {"hint_entries": sum(self.hints.values())}
+
+
+class FakeRing:
+    """Keeps the contract of ``commands.session.RingPort``. ``FakeRing(0)`` is still forming."""
+
+    def __init__(self, members: int = 3, *, me: int = 1, replicas: int = 3) -> None:
+        self.me = me if members else 0
+        self.mesh = FakeMesh()
+        self.repair = FakeRepair()
+        self.ring: Ring | None = None
+        self.placement: Placement | None = None
+        self.topology: Topology | None = None
+        self.membership: Membership | None = None
+        if members:
+            self.ring = form(members, replicas=replicas)
+            self.placement = Placement(self.ring)
+            self.membership = Membership(me, range(1, members + 1), incarnation=4)
+            self.rebuild()
+
+    def rebuild(self) -> None:
+        """The topology anew, after states have changed."""
+        assert self.ring is not None and self.placement is not None and self.membership is not None
+        self.topology = Topology(self.ring, self.placement, states=self.membership.states(), me=self.me)
+
+    def status(self) -> str:
+        return "waiting for 2 of 3 nodes" if self.ring is None else "member of a ring of 3"
+
+    def stats(self) -> dict[str, int]:
+        mesh = {f"mesh_{name}": value for name, value in self.mesh.stats().items()}
+        return {"formed": 1, "ring_epoch": self.ring.epoch if self.ring else 0, **mesh, **self.repair.stats()}
+
+
+def join(fake: FakeServer, ring: FakeRing) -> FakeServer:
+    """Make ``fake`` a member of ``ring``."""
+    fake.ring = ring  # type: ignore[attr-defined]
+    return fake
+
+
+def connect(fake: FakeServer, *, cluster_face: bool = True) -> Client:
+    """A connection to one of the faces."""
+    sink = FakeSink()
+    ident = len(fake.sessions) + 1
+    session = Session(ident, fake, sink, address="127.0.0.1:5000", local_address="127.0.0.1:7101")  # type: ignore[arg-type]
+    session.cluster_face = cluster_face
+    session.authenticated = True
+    session.recompute_plain()
+    fake.sessions[ident] = session
+    return Client(fake, session, sink)
