@@ -16,6 +16,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
@@ -69,12 +70,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. ``cpu_us`` are microseconds of processor of all servers per request."""
+    """One run. ``cpu_us`` are microseconds of processor of all servers per request; ``others_cpu_share`` is the part of
+    a core that the stores took which were not driven."""
 
     rps: float
     p50_ms: float
     p99_ms: float
     cpu_us: float
+    others_cpu_share: float = 0.0
 
 
 def make_groups() -> list[Group]:
@@ -109,6 +112,26 @@ def ports_of(series: Series, stores: Stores) -> list[int]:
     return ports[:1] if series.one_node else ports
 
 
+class Meter:
+    """Processor time from its making on: of the store that is driven, and of the others."""
+
+    def __init__(self, stores: Stores, driven: str) -> None:
+        self._stores = stores
+        self._driven = driven
+        self._before = self._read()
+        self._began = time.monotonic()
+
+    def _read(self) -> tuple[float, float]:
+        used = {name: store.cpu_s() for name, store in self._stores.items()}
+        return used[self._driven], sum(used.values()) - used[self._driven]
+
+    def run(self, *, rps: float, p50_ms: float, p99_ms: float, requests: int) -> Run:
+        """The run that ends now. LoadError when a node has died."""
+        took_s = time.monotonic() - self._began
+        driven, others = (after - before for after, before in zip(self._read(), self._before))
+        return Run(rps, p50_ms, p99_ms, driven / requests * 1e6, others / took_s)
+
+
 def drive_benchmark(series: Series, pipeline: int, stores: Stores, options: argparse.Namespace) -> tuple[Run, int]:
     """By redis-benchmark, for about the time; the figures and the number of requests."""
     [port, *_] = ports_of(series, stores)
@@ -118,11 +141,11 @@ def drive_benchmark(series: Series, pipeline: int, stores: Stores, options: argp
                           timeout_s=redis_benchmark.PROBE_S, **common)  # fmt: skip
     requests = redis_benchmark.requests_for(probe.rps, options.seconds)
     settle(stores)
-    before = stores[series.store].cpu_s()
+    meter = Meter(stores, series.store)
     row = run_benchmark(port, series.operation, requests=requests, routed=series.routed,
                         timeout_s=options.seconds * 5 + 60, **common)  # fmt: skip
-    cpu_s = stores[series.store].cpu_s() - before
-    return Run(row.rps, row.p50_latency_ms, row.p99_latency_ms, cpu_s / requests * 1e6), requests
+    run = meter.run(rps=row.rps, p50_ms=row.p50_latency_ms, p99_ms=row.p99_latency_ms, requests=requests)
+    return run, requests
 
 
 def run_benchmark(
@@ -149,16 +172,16 @@ def figures_only(text: str) -> str:
 def drive_driver(series: Series, pipeline: int, stores: Stores, options: argparse.Namespace) -> tuple[Run, int]:
     """By our own driver, for the time; the figures and the number of requests."""
     settle(stores)
-    before = stores[series.store].cpu_s()
+    meter = Meter(stores, series.store)
     done = run_driver(
         ports_of(series, stores), series.operation, routed=series.routed, pipeline=pipeline, level=series.level,
         options=options, timeout_s=options.seconds * 3 + 60,
     )  # fmt: skip
-    cpu_s = stores[series.store].cpu_s() - before
+    rps, requests = done["requests"] / done["seconds"], done["answered"]
+    run = meter.run(rps=rps, p50_ms=done["p50_ms"], p99_ms=done["p99_ms"], requests=requests)
     if done["missing"]:
-        raise LoadError(f"{series.name}: {done['missing']} keys of {done['answered']} that were read are absent")
-    rps = done["requests"] / done["seconds"]
-    return Run(rps, done["p50_ms"], done["p99_ms"], cpu_s / done["answered"] * 1e6), done["answered"]
+        raise LoadError(f"{series.name}: {done['missing']} keys of {requests} that were read are absent")
+    return run, requests
 
 
 def run_driver(
@@ -228,7 +251,7 @@ def run_groups(stores: Stores, options: argparse.Namespace) -> dict[Group, dict[
                     raise LoadError(f"{series.name} answered errors to {group.title}")
                 runs[series.name].append(run)
                 print(f"{group.title}: {series.name}: {run.rps:.0f} requests/s, {run.cpu_us:.1f} us cpu,"
-                      f" {requests} requests", flush=True)  # fmt: skip
+                      f" {requests} requests, others {run.others_cpu_share:.0%} of a core", flush=True)  # fmt: skip
     return found
 
 

@@ -21,6 +21,8 @@ from compat.load.servers import HOST, IDLE_CPU_SHARE, LoadError, Server, process
 from respkv.cli.local_ring import ALTERNATE_STEP, LocalRing, LocalRingError, make_nodes
 
 START_S: Final = 60.0
+#: Members of a ring ask after each other and compare what they hold all the time.
+_RING_IDLE_CPU_SHARE: Final = 0.1
 _FIRST_PORT: Final = 20_000
 _LAST_PORT: Final = 22_000
 _STEP: Final = 2 * ALTERNATE_STEP + 10
@@ -47,7 +49,10 @@ def free_base(ports_of: Callable[[int], Sequence[int]]) -> int:
 
 class Cluster:
     """What a comparison needs to know. ``ports`` are those whose nodes own slots, for clients that know clusters;
-    ``plain_ports`` those that take any command, empty when there are none."""
+    ``plain_ports`` those that take any command, empty when there are none; ``idle_cpu_share`` is how much of a core a
+    node may use that has nothing to do."""
+
+    idle_cpu_share = IDLE_CPU_SHARE
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -64,7 +69,7 @@ class Cluster:
 
     def wait_idle(self, timeout_s: float) -> bool:
         """Wait until each node uses almost no processor; False when that does not come."""
-        allowed = IDLE_CPU_SHARE * len(self.pids())
+        allowed = self.idle_cpu_share * len(self.pids())
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             before, began = self.cpu_s(), time.monotonic()
@@ -90,6 +95,8 @@ class Cluster:
 
 class RespkvRing(Cluster):
     """A ring of equals with both faces."""
+
+    idle_cpu_share = _RING_IDLE_CPU_SHARE
 
     def __init__(self, *, nodes: int, options: Sequence[str]) -> None:
         super().__init__("respkv")

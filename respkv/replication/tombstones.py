@@ -62,7 +62,9 @@ class PurgeWatermarks:
     ``advance(slot, hlc)`` is called when a P has grown: leaf sums take the graves below it out.
     """
 
-    __slots__ = ("_advance", "_cuts", "_highest_mark", "_newest_cut", "_open", "advances", "lowered", "marks", "refused")
+    __slots__ = (
+        "_advance", "_cuts", "_highest_mark", "_newest_cut", "_open", "advances", "lowered", "marks", "refused",
+    )  # fmt: skip
 
     def __init__(self, advance: Callable[[int, int], None]) -> None:
         self._advance = advance

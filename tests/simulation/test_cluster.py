@@ -15,7 +15,7 @@ from respkv.testing.cluster import Plan
 from respkv.testing.simulate import main, run_plan, run_seed
 
 pytestmark = pytest.mark.skipif(
-    "RESPKV_SEEDS" not in os.environ, reason="five of 200 seeds find known faults (docs/simulation.md); set RESPKV_SEEDS"
+    "RESPKV_SEEDS" not in os.environ, reason="five seeds find known faults (docs/simulation.md): set RESPKV_SEEDS"
 )
 SEEDS = int(os.environ.get("RESPKV_SEEDS", "200"))
 TOGETHER = 25

@@ -213,6 +213,9 @@ class FakeNode:
     def on_manifest_synced(self, plan: Any) -> None:
         raise AssertionError("no plan was given out")
 
+    def ring_plan(self) -> Any:
+        return None
+
     def snapshot_plan(self) -> Any:
         return None
 
