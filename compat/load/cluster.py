@@ -246,7 +246,11 @@ def run_groups(stores: Stores, options: argparse.Namespace) -> dict[Group, dict[
             for series in group.columns:
                 store = stores[series.store]
                 errors = store.error_replies()
-                run, requests = drive(series, group.pipeline, stores, options)
+                try:
+                    run, requests = drive(series, group.pipeline, stores, options)
+                except LoadError:
+                    store.pids()  # A node that has died explains more than what its clients saw.
+                    raise
                 if store.error_replies() != errors:
                     raise LoadError(f"{series.name} answered errors to {group.title}")
                 runs[series.name].append(run)
