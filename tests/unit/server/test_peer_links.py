@@ -270,7 +270,7 @@ def test_a_peer_that_stops_reading_costs_its_queue_and_nothing_more(make: Make, 
     assert one.links.stats()["unsent_bytes"] == 0 and one.mesh.stats()["queued_bytes"] == 0
     assert one.mesh.linked(2) and one.mesh.send(2, RingPull(5))
     until(lambda: two.received == [(1, RingPull(5))], one, two)
-    assert deaf.is_closed()
+    until(deaf.is_closed, one, two)
 
 
 def test_a_wrong_secret_is_told_once(make: Make) -> None:
