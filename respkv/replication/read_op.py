@@ -198,8 +198,6 @@ class ReadSide:
         self.differing += len(message.differing)
         self.repaired_here += len(payload)
         self._forget(batch)
-        # What was read may be older than what is here by now: the reply must not be.
-        newer += [at for at in older if batch.stamps[at] != replica.stamp(batch.keys[at])]
         for index in newer:
             self._renew(batch, index)
         entries = [entry for entry in older.values() if entry]

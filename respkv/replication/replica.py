@@ -381,10 +381,6 @@ class Replica:
                 return tombstone(floor)
         return record
 
-    def stamp(self, internal: bytes) -> bytes:
-        """The stamp under which a key is held now. May raise ReadMiss."""
-        return self._keyspace.held_stamp(internal)
-
     def read_range(self, message: RangeRead) -> RangeResult:
         """The entries of a range of elements, or that they are what the asker holds. May raise ReadMiss."""
         start = keys.after(message.after) if message.after else message.start

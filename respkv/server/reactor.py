@@ -206,8 +206,8 @@ class Reactor:
             else:
                 linger = _LINGER_S if active and due_us - now_us > 1000 else 0
                 ready = poll(linger, EVENTS_MAX)
-                if not ready and due_us > clock_us():
-                    checkpoint_us = clock_us()
+                if not ready and due_us > (before_us := clock_us()):
+                    checkpoint_us = before_us
                     with trio.move_on_after(min(due_us - checkpoint_us, 60_000_000) / 1e6):
                         await trio.lowlevel.wait_readable(self.epoll.fileno())
                     ready = poll(0, EVENTS_MAX)
