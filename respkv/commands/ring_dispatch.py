@@ -3,7 +3,8 @@
 ``run_turns`` is the hot loop of a member: plain GET and SET of slots that are *ready* (this node is a replica, and a
 quorum can be reached as far as is known) take a fast path that ends in the same primitives as the single node's; what
 is new is that a read is noted for a peer to compare, and that the connection's replies wait for the cycle's round.
-Everything else goes through ``Operation``. A test demands of both paths equal replies and equal log bytes.
+Everything else goes through ``Operation``. The loop is a second one beside the single node's on purpose:
+docs/decisions/0009.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX
 from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
 from respkv.commands.ring_operation import Operation, Transaction
-from respkv.commands.routing import key_slots, level_of, route
+from respkv.commands.routing import CROSS_SLOT, key_slots, level_of, route
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
+from respkv.commands.transactions import end_multi
 from respkv.keyspace.counts import LIVE
 from respkv.keyspace.view import View
 from respkv.replication.coordinator import Coordinator
@@ -243,8 +245,17 @@ class RingDispatcher(Dispatcher):
         if not target:
             raise CommandError(answer)
         if target != coordinator.me:
-            return self.work.forward(session, target, argv, level)
+            return self.pass_on(session, target, argv, level)
         return Operation(self, session, spec, argv, level).start()
+
+    def pass_on(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
+        """Have another node execute it.
+
+        What came from another node stays here: two nodes with different opinions of who is alive would play ping-pong.
+        """
+        if session.forwarded:
+            raise CommandError(errors.TRY_AGAIN)
+        return self.work.forward(session, target, argv, level)
 
     def _flush(self, session: Session, spec: CommandSpec, argv: list[bytes], level: int) -> Pending:
         assert spec.handler is not None
@@ -257,7 +268,20 @@ class RingDispatcher(Dispatcher):
         """EXEC."""
         if self.coordinator.placement is None:
             raise CommandError(errors.FORMING)
-        return Transaction(self, session, spec, argv, level_of(session, spec, self.coordinator)).start()
+        level = level_of(session, spec, self.coordinator)
+        slots = {slot: None for queued in session.multi or () for slot in self._queued_slots(queued)}
+        able = self.coordinator.reaches
+        obstacle = CROSS_SLOT if session.cluster_face and len(slots) > 1 else b""
+        if not all(self.coordinator.mine[slot] and able(slot, level, write=True) for slot in slots):
+            obstacle = errors.NO_REPLICAS
+        if obstacle:
+            end_multi(session)
+            raise CommandError(obstacle)
+        return Transaction(self, session, spec, argv, level).start()
+
+    def _queued_slots(self, argv: list[bytes]) -> list[int]:
+        spec = self.table.resolve(argv)
+        return key_slots(spec, argv) if spec is not None else []
 
     def error_of(self, reason: Exception) -> bytes:
         """The error reply for what a command raised."""

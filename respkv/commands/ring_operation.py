@@ -12,7 +12,8 @@ what a later run looks at for the first time is asked about again, so it ends.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from respkv.base.errors import CommandError, CorruptionError, ReadMiss
 from respkv.commands.notifications import apply_and_tell
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
     from respkv.commands.ring_dispatch import RingDispatcher
 
 
+Run = Callable[[], tuple[Any, fx.Effects]]
+
+
 class Operation:
     """Implements ``replication.rounds.Reader``."""
 
     __slots__ = (
-        "_compared", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level", "pending", "session",
-        "spec", "waiting",
+        "_applied", "_compared", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level", "pending",
+        "session", "spec", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -53,20 +57,22 @@ class Operation:
         self._ranges: dict[bytes, None] = {}
         self._reply: bytes | None = None
         self._over = False
+        self._applied = False
 
     def start(self) -> bytes | Pending:
         """The reply, or the promise of one. May raise ReadMiss, CommandError and CorruptionError: nothing has begun."""
         reply = self._attempt()
         if reply is not None:
             return reply
-        self.pending = Pending()
+        if self.pending is None:  # Else it has failed meanwhile, and the reply is in it.
+            self.pending = Pending()
         return self.pending
 
     # -- Reader ------------------------------------------------------------------------------------
 
     def resume(self) -> None:
-        """Everything noted so far has been compared."""
-        if self._over:
+        """Everything noted so far has been compared. After the effects are applied it comes to nothing."""
+        if self._over or self._applied:
             return
         if self._reply is not None and not self.changed:
             self._complete(self._reply)
@@ -117,7 +123,7 @@ class Operation:
             return mistake
         return self._finish(reply, effects, view)
 
-    def _prepare(self, noted: ReadSet | None):  # type: ignore[no-untyped-def]
+    def _prepare(self, noted: ReadSet | None) -> tuple[View | None, Run]:
         dispatcher, session = self.dispatcher, self.session
         keyspace = dispatcher.keyspace
         view = View(keyspace, keyspace.stored[session.db], session.server.rng, dispatcher.limit_bytes)
@@ -137,18 +143,21 @@ class Operation:
         ranges = [(start, end) for start, end in noted.ranges.items() if start not in self._ranges]
         before = self.waiting
         self.waiting += 1  # Nothing is over while asking goes on.
-        for start, end in ranges:
-            coordinator.ask_range(self, start, end, self.level, now_us)
-            self._ranges[start] = None
-        for internal, stamp in fresh:
-            coordinator.ask(self, internal, stamp, self.level)
-            self._compared[internal] = None
-        self.waiting -= 1
+        try:
+            for start, end in ranges:
+                coordinator.ask_range(self, start, end, self.level, now_us)
+                self._ranges[start] = None
+            for internal, stamp in fresh:
+                coordinator.ask(self, internal, stamp, self.level)
+                self._compared[internal] = None
+        finally:
+            self.waiting -= 1
         return self.waiting > before or self._over
 
-    def _finish(self, reply: object, effects: fx.Effects, view: View) -> bytes | None:
+    def _finish(self, reply: Any, effects: fx.Effects, view: View | None) -> bytes | None:
         """Apply the effects; the reply if it need not wait for acks. May raise ReadMiss, then nothing has changed."""
         dispatcher, session = self.dispatcher, self.session
+        assert view is not None
         if effects:
             opened = dispatcher.coordinator.begin_own()
             try:
@@ -161,10 +170,11 @@ class Operation:
                     dispatcher.coordinator.end_own()
         elif session.server.pubsub.events:
             apply_and_tell(self.spec, self.argv, effects, view, dispatcher.applier, session.server.pubsub)
-        return self._after_write(encode(reply, session.proto), wrote=bool(effects))  # type: ignore[arg-type]
+        return self._after_write(encode(reply, session.proto), wrote=bool(effects))
 
     def _after_write(self, reply: bytes, *, wrote: bool) -> bytes | None:
         coordinator = self.dispatcher.coordinator
+        self._applied = wrote
         if not wrote or self.level == EVENTUAL or coordinator.quorums.writes[self.level] <= 1:
             return reply
 
@@ -183,7 +193,7 @@ class Transaction(Operation):
     def _is_transaction(self) -> bool:
         return True
 
-    def _prepare(self, noted: ReadSet | None):  # type: ignore[no-untyped-def]
+    def _prepare(self, noted: ReadSet | None) -> tuple[View | None, Run]:
         runner = self.session.server.transactions
         session = self.session
 
@@ -205,7 +215,7 @@ class Transaction(Operation):
             if type(row) is HashRow:
                 noted.hash_view(db, key, row).items_after(None, 1)
 
-    def _finish(self, reply: object, effects: fx.Effects, view: View) -> bytes | None:
+    def _finish(self, reply: Any, effects: fx.Effects, view: View | None) -> bytes | None:
         dispatcher, session = self.dispatcher, self.session
         handler = self.spec.handler
         assert handler is not None

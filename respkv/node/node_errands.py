@@ -30,10 +30,7 @@ class NodeErrands:
     log: Callable[[str, str], None]
     now_us: int
     _written_us: int
-
-    def refresh_refusal(self) -> None:
-        """Find out whether clients' writes are to be refused; ``Node`` does."""
-        raise AssertionError("Node has its own")
+    refresh_refusal: Callable[[], None]
 
     # -- on a ring ---------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from respkv.replication.read_op import ReadSide
 from respkv.replication.replica import Replica
 from respkv.replication.rounds import Collector, Reader, Round
 from respkv.replication.write_op import WriteSide
+from respkv.resp import errors
 from respkv.storage.engine import Engine
 from respkv.wire.messages import RangeResult, ReadResult, WriteAcks
 
@@ -174,8 +175,7 @@ class Coordinator:
 
     def ask(self, reader: Reader, internal: bytes, stamp: bytes, level: int) -> None:
         """Compare what a request has read with R - 1 other replicas; counts into ``reader.waiting``."""
-        wanted = self.quorums.reads[level] - 1
-        for peer in self.others(keys.key_slot(internal))[:wanted]:
+        for peer in self._readers(reader, keys.key_slot(internal), level):
             collector = self._all_collectors[peer]
             collector.keys.append(internal)
             collector.stamps.append(stamp)
@@ -184,8 +184,18 @@ class Coordinator:
 
     def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> None:
         """The same for a range of elements. May raise ReadMiss, before anything was asked of the first peer."""
-        for peer in self.others(keys.key_slot(start))[: self.quorums.reads[level] - 1]:
+        for peer in self._readers(reader, keys.key_slot(start), level):
             self.reads.ask_range(reader, peer, start, end, now_us)
+
+    def _readers(self, reader: Reader, slot: int, level: int) -> Sequence[int]:
+        """The replicas to compare with; none, and ``reader`` has failed, where there are too few: a node alone must not
+        take its own copy for a quorum."""
+        wanted = self.quorums.reads[level] - 1
+        able = self.others(slot)
+        if len(able) >= wanted:
+            return able[:wanted]
+        reader.fail(errors.NO_REPLICAS)
+        return ()
 
     def seal(self, now_us: int) -> None:
         """The cycle is over: send what it has to ask and to tell.

@@ -306,8 +306,11 @@ class Server:
             log=self.log,
             open_task=nursery.start_soon,
         )
-        links.bind()
-        links.start()
+        try:
+            links.bind()
+            links.start()
+        except ListenError as error:
+            raise StartError(str(error)) from error
         self.reactor.join_ring(links)
         self._call_later(0, self._tick_links)
 
@@ -424,6 +427,8 @@ class Server:
         self.log("notice", "Calling fsync() on the log.")
         self.node.close()
         self.reactor.on_durable()
+        if self.peer_links is not None:
+            self.peer_links.close()
         self.reactor.close()
         if self._directory is not None:
             self._directory.lock.close()

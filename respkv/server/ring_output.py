@@ -17,27 +17,21 @@ def send_ring(reactor: Reactor, links: LinkPort, rounds: RoundGate, lsn: int) ->
     node = reactor.node
     node.after_commit(lsn)
     links.flush()
-    held: list[Connection] = []
+    kept: list[Connection] = []
     for connection in reactor.dirty:
         session = connection.session
-        if not connection.closed and connection.out and (session.round is not None or connection.rounds):
-            held.append(connection)
-            replies, connection.out = connection.out, []
-            size = sum(map(len, replies))
-            connection.held_bytes += size
-            connection.held_count += 1
-            rounds.hold(connection, session.round, replies)
-            session.round = None
-            if connection.queued() > OUTPUT_HALT_BYTES:
-                connection.halts |= OUTPUT
-    if held:
-        kept = []
-        for connection in reactor.dirty:
-            if connection in held and not connection.out:
-                connection.dirty = False
-            else:
-                kept.append(connection)
-        reactor.dirty = kept
+        if connection.closed or not connection.out or not (session.round is not None or connection.rounds):
+            kept.append(connection)
+            continue
+        replies, connection.out = connection.out, []
+        connection.held_bytes += sum(map(len, replies))
+        connection.held_count += 1
+        rounds.hold(connection, session.round, replies)
+        session.round = None
+        connection.dirty = False
+        if connection.queued() > OUTPUT_HALT_BYTES:
+            connection.halts |= OUTPUT
+    reactor.dirty = kept
     for settled in node.take_settled():
         rounds.settled(settled)
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from respkv.causality.resolve import PolicyTable
 from respkv.cluster.ring import Ring
 from respkv.config.parser import load
 from respkv.config.store import ConfigStore
@@ -71,7 +70,12 @@ def test_what_makes_a_node_of_a_ring(text: str, names: list[str] | None) -> None
         (FOUNDER + "replication-factor 1\nwrite-quorum 2", None, "write-quorum is 2"),
         (FOUNDER + "bind 10.0.0.1", None, "reach this one at 10.0.0.1, but cluster-secret is empty"),
         (FOUNDER + "cluster-announce-bus-ip other", None, "at other, but cluster-secret is empty"),
-        (FOUNDER + "conflict-policy a: merge:mine", None, "'a:': no merge function is called 'mine'; there are"),
+        (FOUNDER + "conflict-policy a: siblings", None, "conflict-policy has no effect in this version"),
+        (FOUNDER + "merge-file m.py", None, "merge-file has no effect"),
+        (FOUNDER + "level-for a: all", None, "level-for has no effect"),
+        (FOUNDER + "colocate a:", None, "colocate has no effect"),
+        (FOUNDER + "sloppy-quorum yes", None, "sloppy-quorum has no effect"),
+        ("sloppy-quorum yes", None, "sloppy-quorum has no effect"),
     ],
 )
 def test_what_cannot_be(text: str, names: list[str] | None, reason: str) -> None:
@@ -83,27 +87,22 @@ def test_defaults() -> None:
     found = ring_of(FOUNDER)
     assert found.join(b"n" * 16) == Join(b"n" * 16, bytes(16), "127.0.0.1", 6379, 0, 0, "127.0.0.1", 16379)
     assert (found.node_port, found.replicas, found.read_quorum, found.write_quorum) == (16379, 3, 0, 0)
-    assert found.level == levels.QUORUM and not found.sloppy and found.warnings == ()
-    assert (found.levels, found.policies, found.colocated, found.seeds) == ((), (), (), ())
+    assert found.level == levels.QUORUM and found.warnings == () and found.seeds == ()
 
 
 def test_all_that_can_be_said() -> None:
     found = ring_of(
         SECRET + "join a:1 [::1]:2\njoin b:3\nport 7000\nalternate-port 7100\ncluster-port 9000\ncluster-enabled yes\n"
         "cluster-announce-ip 10.1.1.1\ncluster-announce-port 5000\ncluster-announce-alternate-port 5100\n"
-        "cluster-announce-bus-ip node.one\ncluster-announce-bus-port 5200\nconsistency-level all\nsloppy-quorum yes\n"
-        "level-for a: EVENTUAL\nlevel-for b: all\nconflict-policy c: merge:max\nconflict-policy \"\" siblings\n"
-        'colocate d: e:\ncolocate "\\xff"\nread-quorum 1\nwrite-quorum 3\nbind 127.0.0.1 10.0.0.1'
+        "cluster-announce-bus-ip node.one\ncluster-announce-bus-port 5200\nconsistency-level all\n"
+        "read-quorum 1\nwrite-quorum 3\nbind 127.0.0.1 10.0.0.1"
     )
     assert found.join(b"n" * 16) == Join(b"n" * 16, bytes(16), "10.1.1.1", 5000, 5100, 1, "node.one", 5200)
     assert found.seeds == (("a", 1), ("::1", 2), ("b", 3))
     assert (found.node_port, found.node_bind) == (9000, ("127.0.0.1", "10.0.0.1"))
     assert found.secret == b"0123456789abcdef" and "0123456789abcdef" not in repr(found)
-    assert found.level == levels.ALL and found.levels == ((b"a:", levels.EVENTUAL), (b"b:", levels.ALL))
-    assert found.policies == ((b"c:", "merge:max"), (b"", "siblings")) and found.colocated == (b"d:", b"e:", b"\xff")
-    assert found.sloppy and (found.read_quorum, found.write_quorum) == (1, 3) and found.warnings == ()
-    table = PolicyTable.from_rows(found.policies, known=["max"])
-    assert [str(table.policy(key)) for key in (b"c:1", b"x")] == ["merge:max", "siblings"]
+    assert found.level == levels.ALL
+    assert (found.read_quorum, found.write_quorum) == (1, 3) and found.warnings == ()
 
 
 @pytest.mark.parametrize(("enabled", "port", "alternate"), [("yes", True, False), ("no", False, True)])

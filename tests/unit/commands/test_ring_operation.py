@@ -1,0 +1,141 @@
+"""Operations of the general path on a ring, against a coordinator that answers as the test wants."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from respkv.base.errors import BlockRequest, CommandError, ReadMiss
+from respkv.commands.ring_dispatch import RingDispatcher
+from respkv.commands.ring_operation import Operation
+from respkv.commands.session import Pending
+from respkv.commands.spec import ATOMIC, WRITE, CommandSpec, KeySpec
+from respkv.keyspace import effects as fx
+from respkv.keyspace.view import View
+from respkv.replication.levels import QUORUM, Quorums
+from respkv.replication.rounds import Reader, Round
+from respkv.resp import errors
+from respkv.resp.reply import integer
+from tests.unit.keyspace.rig import Rig
+
+
+class Peers:
+    """The coordinator: ``answers`` says how comparisons go."""
+
+    def __init__(self) -> None:
+        self.quorums = Quorums(replicas=3)
+        self.me = 1
+        self.placement: Any = object()
+        self.level = QUORUM
+        self.asked: list[Reader] = []
+        self.refuses = False
+        self.rounds = Round(QUORUM)
+
+    def ask(self, reader: Reader, internal: bytes, stamp: bytes, level: int) -> None:
+        if self.refuses:
+            reader.fail(errors.NO_REPLICAS)
+            return
+        reader.waiting += 1
+        self.asked.append(reader)
+
+    def answer(self) -> None:
+        asked, self.asked = self.asked, []
+        for reader in asked:
+            reader.waiting -= 1
+            if not reader.waiting:
+                reader.resume()
+
+    def round(self, level: int) -> Round:
+        return self.rounds
+
+    def begin_own(self) -> bool:
+        return False
+
+
+class World:
+    def __init__(self) -> None:
+        self.rig = Rig()
+        self.peers = Peers()
+        self.fetches: list[Any] = []
+        self.runs = 0
+        self.miss = False
+        server = SimpleNamespace(now_us=0, rng=self.rig.rng, pubsub=SimpleNamespace(events=0))
+        self.session: Any = SimpleNamespace(db=0, proto=2, no_touch=False, server=server)
+        self.dispatcher: Any = SimpleNamespace(
+            keyspace=self.rig.keyspace, applier=self.rig.applier, limit_bytes=1 << 29, coordinator=self.peers,
+            fetch=lambda requests, done: self.fetches.append(done), error_of=lambda reason: reason.reply,
+        )  # fmt: skip
+
+    def count(self, argv: list[bytes], view: View) -> tuple[Any, fx.Effects]:
+        self.runs += 1
+        if self.miss and self.runs > 1:
+            self.miss = False
+            raise ReadMiss(BlockRequest.__new__(BlockRequest))
+        number = int(view.string(b"n") or b"0") + 1
+        return integer(number), [fx.put(view.db, b"n", b"%d" % number)]
+
+    def start(self) -> bytes | Pending:
+        spec = CommandSpec("count", self.count, 1, WRITE | ATOMIC, keys=(KeySpec(),))
+        return Operation(self.dispatcher, self.session, spec, [b"COUNT"], QUORUM).start()
+
+    def stored(self) -> bytes | None:
+        return self.rig.view().string(b"n")
+
+
+def test_it_runs_again_after_the_comparison_and_waits_for_acks() -> None:
+    world = World()
+    pending = world.start()
+    assert isinstance(pending, Pending) and world.stored() is None
+    world.peers.answer()
+    assert world.stored() == b"1" and pending.reply is None and world.runs == 2
+    world.peers.rounds.settle()
+    assert pending.reply == b":1\r\n"
+
+
+def test_a_write_that_is_not_confirmed_is_unknown() -> None:
+    world = World()
+    pending = world.start()
+    world.peers.answer()
+    world.peers.rounds.failed = True
+    world.peers.rounds.settle()
+    assert isinstance(pending, Pending) and pending.reply == errors.OUTCOME_UNKNOWN
+
+
+def test_who_is_refused_at_once_is_answered() -> None:
+    world = World()
+    world.peers.refuses = True
+    pending = world.start()
+    assert isinstance(pending, Pending) and pending.reply == errors.NO_REPLICAS and world.stored() is None
+
+
+def test_effects_are_applied_once_however_often_it_is_resumed() -> None:
+    world = World()
+    pending = world.start()
+    (operation,) = world.peers.asked
+    world.peers.answer()
+    operation.resume()
+    operation.resume()
+    assert world.stored() == b"1"
+    world.peers.rounds.settle()
+    assert isinstance(pending, Pending) and pending.reply == b":1\r\n"
+
+
+def test_a_missing_block_between_comparison_and_run() -> None:
+    world = World()
+    world.miss = True
+    pending = world.start()
+    world.peers.answer()
+    (fetched,) = world.fetches
+    assert world.stored() is None
+    fetched()
+    world.peers.rounds.settle()
+    assert world.stored() == b"1" and isinstance(pending, Pending) and pending.reply == b":1\r\n"
+
+
+def test_a_forwarded_request_is_not_forwarded_again() -> None:
+    dispatcher: Any = RingDispatcher.__new__(RingDispatcher)
+    with pytest.raises(CommandError) as caught:
+        dispatcher.pass_on(SimpleNamespace(forwarded=True), 2, [b"INCR", b"n"], QUORUM)
+    assert caught.value.reply == errors.TRY_AGAIN

@@ -1,0 +1,166 @@
+"""Coordinators: quorum writes and reads over messages in memory, their repairs and their failures."""
+
+from __future__ import annotations
+
+import pytest
+
+from respkv.causality.record import encode
+from respkv.keyspace import keys
+from respkv.replication.levels import QUORUM
+from respkv.resp import errors
+from respkv.resp.reply import bulk
+from respkv.storage.write_batch import encode_entry
+from respkv.wire.messages import FOREGROUND
+from tests.unit.replication.quorum_rig import Group, Side
+
+
+class Asker:
+    """A request of the general path, as the coordinator sees it."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.changed = False
+        self.resumed = 0
+        self.failures: list[bytes] = []
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+    def fail(self, reply: bytes) -> None:
+        self.failures.append(reply)
+
+
+def stored(side: Side, key: bytes) -> bytes | None:
+    record = side.rig.engine.get(keys.record_key(0, key))
+    return None if record is None else record[11:]
+
+
+def plant(side: Side, key: bytes, value: bytes, *, by: Side) -> None:
+    """A write of ``by`` that reached this node alone."""
+    record = encode(1, by.rig.keyspace.stamp(), bulk(value))
+    side.replica.apply(FOREGROUND, encode_entry(keys.record_key(0, key), record), by.short)
+    side.rig.commit()
+
+
+def test_a_write_reaches_all_and_is_answered_at_the_first_ack() -> None:
+    group, out = Group(), []
+    one = group.sides[1]
+    one.set(b"k", b"v", out)
+    one.end_cycle()
+    assert one.settled_rounds() == 0
+    source, target, message = group.wire.pop(0)
+    group.sides[target].receive(source, message)
+    assert one.settled_rounds() == 0, "an ack that was not delivered counts for nothing"
+    group.deliver()
+    assert one.settled_rounds() == 1 and out == [b"+OK\r\n"] and not one.missed
+    assert [stored(side, b"k") for side in group.sides.values()] == [b"$1\r\nv\r\n"] * 3
+
+
+def test_a_write_that_nobody_confirms_is_unknown_and_is_hinted() -> None:
+    group, out = Group(), []
+    one = group.sides[1]
+    one.set(b"k", b"v", out)
+    one.end_cycle()
+    group.part(1, 2)
+    assert one.settled_rounds() == 0, "the other one may still do it"
+    group.part(1, 3)
+    assert one.settled_rounds() == 1 and out == [errors.OUTCOME_UNKNOWN]
+    assert sorted(peer for peer, _ in one.missed) == [2, 3]
+
+
+def test_an_ack_that_does_not_come_in_time() -> None:
+    group, out = Group(), []
+    one = group.sides[1]
+    one.set(b"k", b"v", out)
+    one.end_cycle()
+    group.wire.clear()
+    group.pass_us(1_900_000)
+    assert one.settled_rounds() == 0
+    group.pass_us(200_000)
+    assert one.settled_rounds() == 1 and out == [errors.OUTCOME_UNKNOWN]
+
+
+def test_a_read_takes_over_what_is_newer_elsewhere() -> None:
+    group, out = Group(), []
+    one, key = group.sides[1], b"k"
+    for side in group.sides.values():
+        plant(side, key, b"old", by=one)
+    for short in (2, 3):
+        plant(group.sides[short], key, b"new", by=group.sides[2])
+    one.get(key, out)
+    one.end_cycle()
+    group.deliver()
+    assert out == [b"$3\r\nnew\r\n"] and one.settled_rounds() == 1 and stored(one, key) == b"$3\r\nnew\r\n"
+
+
+def test_a_read_waits_until_the_peer_that_was_asked_has_what_it_shows() -> None:
+    group, out = Group(), []
+    one, key = group.sides[1], b"k"
+    for side in group.sides.values():
+        plant(side, key, b"old", by=one)
+    plant(one, key, b"new", by=one)
+    one.get(key, out)
+    one.end_cycle()
+    ((_, peer, question),) = group.wire
+    group.wire.clear()
+    group.sides[peer].receive(1, question)
+    (answer,) = group.wire
+    group.wire.clear()
+    one.receive(peer, answer[2])
+    assert one.settled_rounds() == 0 and stored(group.sides[peer], key) == b"$3\r\nold\r\n"
+    group.deliver()
+    assert one.settled_rounds() == 1 and out == [b"$3\r\nnew\r\n"]
+    assert stored(group.sides[peer], key) == b"$3\r\nnew\r\n"
+
+
+def test_a_get_does_not_see_later_sets_of_its_own_pipeline() -> None:
+    group, out = Group(), []
+    one = group.sides[1]
+    for number in range(5):
+        one.set(b"k", b"%d" % number, out)
+        one.get(b"k", out)
+    one.end_cycle()
+    group.deliver()
+    assert one.settled_rounds() == 1
+    assert out[1::2] == [b"$1\r\n%d\r\n" % number for number in range(5)]
+
+
+def test_a_slow_peer_is_joined_by_another() -> None:
+    group, out = Group(), []
+    one, key = group.sides[1], b"k"
+    for side in group.sides.values():
+        plant(side, key, b"v", by=one)
+    one.get(key, out)
+    one.end_cycle()
+    ((_, first, _),) = group.wire
+    group.wire.clear()
+    group.pass_us(60_000)
+    ((_, second, _),) = group.wire
+    assert second != first
+    group.deliver()
+    assert one.settled_rounds() == 1 and out == [b"$1\r\nv\r\n"]
+
+
+def test_a_read_without_a_quorum_is_refused() -> None:
+    group, out = Group(), []
+    one, key = group.sides[1], b"k"
+    plant(one, key, b"v", by=one)
+    one.get(key, out)
+    one.end_cycle()
+    group.part(1, 2)
+    group.part(1, 3)
+    assert one.settled_rounds() == 1 and out == [errors.NO_REPLICAS]
+
+
+@pytest.mark.parametrize("ranges", [False, True])
+def test_who_is_compared_with_too_few_replicas_is_refused(ranges: bool) -> None:
+    """A node alone must not take its own copy for a quorum."""
+    group, asker = Group(), Asker()
+    one = group.sides[1]
+    group.part(1, 2)
+    group.part(1, 3)
+    if ranges:
+        one.coordinator.ask_range(asker, keys.record_key(0, b"a"), keys.record_key(0, b"b"), QUORUM, group.now_us)
+    else:
+        one.coordinator.ask(asker, keys.record_key(0, b"k"), bytes(10), QUORUM)
+    assert asker.failures == [errors.NO_REPLICAS] and not asker.resumed
