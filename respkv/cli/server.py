@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from respkv.base.build import is_compiled
 from respkv.cli import options
 from respkv.commands.table import build_table
 from respkv.config import parser
@@ -113,6 +114,7 @@ def _serve(
             "Warning: no config file specified, using the default config. In order to specify a config file"
             " use respkv-server /path/to/respkv.conf",
         )
+    log("notice", "The hot modules are compiled" if is_compiled() else "Running as plain Python, not compiled")
     for warning in config.warnings():
         log("warning", f"WARNING: {warning}")
     if mode in process.SUPERVISORS and not supervisor:

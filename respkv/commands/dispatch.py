@@ -153,10 +153,10 @@ class Dispatcher:
         began_us = self._ended_us = self._clock_us()
         self._general_us = 0
         special: list[tuple[Any, Any]] = []
+        reply: Any
         reads = writes = mark = unchecked = 0
         batch = keyspace.engine.batch
-        last, grown, db, logical = clock.last, 0, 0, -1
-        stale, over = True, False
+        last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
         for turn in turns:
             if over or turn.session.closing:  # A request of this sweep has killed it.
                 special.append((turn, None))
@@ -261,7 +261,7 @@ class Dispatcher:
             self._count_fast(reads, writes, began_us)
         return special
 
-    def _run_checked(self, session: Session, argv: list[bytes], parser: Any, index: int, view: View | None) -> Any:
+    def _run_checked(self, session: Session, argv: Any, parser: Any, index: int, view: View | None) -> Any:
         """A request that may not even be one; ``view`` is None unless session and node are plain.
 
         Its reply, a Pending, None for no reply, or ``_ODD``: the parser takes over from there, see ``check``.

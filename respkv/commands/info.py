@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from respkv import __version__
+from respkv.base.build import is_compiled
 from respkv.commands.ring import formed, on_cluster_face, ring_of
 from respkv.commands.session import RingPort, Server, Session
 from respkv.metrics.histogram import Histogram
@@ -112,6 +113,7 @@ def server_section(facts: Facts) -> list[Field]:
         ("io_threads_active", 0),
         ("listener0", f"name=tcp{binds},port={server.tcp_port}"),
         ("respkv_version", __version__),
+        ("respkv_compiled", int(is_compiled())),
     ]
 
 

@@ -68,6 +68,7 @@ class RingDispatcher(Dispatcher):
         began_us = self._ended_us = self._clock_us()
         self._general_us = 0
         special: list[tuple[Any, Any]] = []
+        reply: Any
         reads = writes = unchecked = 0
         batch = keyspace.engine.batch
         coordinator.begin_own()
@@ -92,8 +93,7 @@ class RingDispatcher(Dispatcher):
                         fast = session.plain and self.plain
                         level = session.level or coordinator.level
                         direct = fast and self._direct and not session.readonly and level != ALL
-                        logical = session.db
-                        db = keyspace.stored[logical]
+                        db = keyspace.stored[logical := session.db]
                         rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
                         prefixes = keyspace.prefixes(db)
                         table, batch = keyspace.engine.memtable.table, keyspace.engine.batch

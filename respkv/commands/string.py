@@ -70,6 +70,8 @@ def getrange(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     size = len(value)
     first = max(size + start, 0) if start < 0 else start
     last = max(size + end, 0) if end < 0 else end
+    if last < first:
+        return EMPTY_BULK, effects.NONE  # Compiled, a slice of bytes that ends before it begins is an error.
     return reply.bulk(value[first : last + 1]), effects.NONE
 
 

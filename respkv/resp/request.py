@@ -127,11 +127,11 @@ class RequestParser:
                     return []
                 data = self._chunks.popleft()
                 if len(data) <= self._small:
-                    request = self._whole(data)
-                    if request is not None:
+                    whole = self._whole(data)
+                    if whole is not None:
                         self._base = b""
                         self.exact = True
-                        return [request]
+                        return [whole]
                 self._start(data)
             if self._gets is not None:
                 requests = self._drain()

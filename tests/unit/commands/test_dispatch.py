@@ -168,6 +168,16 @@ def test_nothing_is_executed_behind_a_protocol_error(client: Client) -> None:
     assert client.closed
 
 
+@pytest.mark.parametrize("odd", [b":5", b"#f", b"_", b",1.5", b"-ERR x", b"$3\r\nabc", b"+OK"])
+def test_what_is_no_request_in_a_pipeline(driver: NodeDriver, odd: bytes) -> None:
+    """The reader makes a number, a bool, None, an error ... of it; the server must take it for an inline command."""
+    ping = encode_request("PING")
+    together = driver.connect().send(ping + odd + b"\r\n" + ping)
+    apart, pieces = driver.connect(), [ping, odd + b"\r\n", ping]
+    assert together == b"".join(apart.send(piece) for piece in pieces)
+    assert together.startswith(b"+PONG\r\n-ERR unknown command") and together.endswith(b"+PONG\r\n")
+
+
 def test_info_says_whether_key_counts_are_exact(driver: NodeDriver, client: Client) -> None:
     client.call("SET", "a", "1")
     assert b"respkv_keys_exact:0" in client.call("INFO", "persistence")

@@ -18,6 +18,7 @@ from respkv.replication.levels import QUORUM, Quorums
 from respkv.replication.rounds import Reader, Round
 from respkv.resp import errors
 from respkv.resp.reply import integer
+from respkv.testing.node_driver import NodeDriver
 from tests.unit.keyspace.rig import Rig
 
 
@@ -135,7 +136,13 @@ def test_a_missing_block_between_comparison_and_run() -> None:
 
 
 def test_a_forwarded_request_is_not_forwarded_again() -> None:
-    dispatcher: Any = RingDispatcher.__new__(RingDispatcher)
+    driver = NodeDriver()
+    session, plain = driver.connect().session, driver.node.dispatcher
+    dispatcher = RingDispatcher(
+        table=plain.table, keyspace=plain.keyspace, applier=plain.applier, registry=plain.registry,
+        server=plain.server, fetch=plain.fetch, limit_bytes=plain.limit_bytes,
+    )  # fmt: skip
+    session.forwarded = True
     with pytest.raises(CommandError) as caught:
-        dispatcher.pass_on(SimpleNamespace(forwarded=True), 2, [b"INCR", b"n"], QUORUM)
+        dispatcher.pass_on(session, 2, [b"INCR", b"n"], QUORUM)
     assert caught.value.reply == errors.TRY_AGAIN
