@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 from respkv.base.errors import CommandError, CorruptionError, ReadMiss
 from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX
+from respkv.base.slots import slot_of
 from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
 from respkv.commands.ring_operation import Operation, Transaction
@@ -61,16 +62,14 @@ class RingDispatcher(Dispatcher):
 
     def run_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:  # HOT: quorum_pipeline
         """As ``Dispatcher.run_turns``. Sessions whose replies must wait have their ``round`` set."""
-        coordinator = self.coordinator
-        keyspace, clock, server = self.keyspace, self.keyspace.clock, self.server
+        keyspace, clock, server, coordinator = self.keyspace, self.keyspace.clock, self.server, self.coordinator
         node, ready, asks, quick = clock.node, coordinator.ready, coordinator.asks, self._quick.get
         now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
         began_us = self._ended_us = self._clock_us()
         self._general_us = 0
         special: list[tuple[Any, Any]] = []
         reply: Any
-        reads = writes = unchecked = 0
-        batch = keyspace.engine.batch
+        batch, reads, writes, unchecked = keyspace.engine.batch, 0, 0, 0
         coordinator.begin_own()
         last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
         for turn in turns:
@@ -100,12 +99,15 @@ class RingDispatcher(Dispatcher):
                         highest, last, stale = keyspace.floors.highest, clock.last, False
                     if direct and argv.__class__ is list:
                         size = len(argv)
-                        key = argv[1] if size > 1 else b"{"
-                        if key.__class__ is bytes and 123 not in key:
-                            slot = crc_hqx(key, 0) & 16383
+                        key = argv[1] if size > 1 else None
+                        if key.__class__ is bytes:
+                            slot = crc_hqx(key, 0) & 16383 if 123 not in key else slot_of(key)
                             row = rows.get(key)
+                            get = size == 2 and ready[slot] and (argv[0] == b"GET" or argv[0] == b"get")
+                            if get and row is None:
+                                row, rows, old_rows = self._warm(db, key)
                             plain = row.__class__ is bytes
-                            if size == 2 and plain and ready[slot] and (argv[0] == b"GET" or argv[0] == b"get"):
+                            if get and plain:
                                 if level == QUORUM and (ask := asks[slot]) is not None:
                                     ask.keys.append(prefixes[slot] + key)
                                     ask.stamps.append(row[1:11])  # type: ignore[index]
@@ -115,10 +117,9 @@ class RingDispatcher(Dispatcher):
                                 reads += 1
                                 continue
                             if size == 3 and ready[slot] and (argv[0] == b"SET" or argv[0] == b"set"):
-                                value = argv[2]
                                 blind = plain or (row is None and not (old_rows and key in old_rows))
-                                if blind and value.__class__ is bytes:
-                                    size = len(value)
+                                if blind and argv[2].__class__ is bytes:
+                                    size = len(value := argv[2])
                                     head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
                                     last += 1
                                     record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
@@ -187,6 +188,18 @@ class RingDispatcher(Dispatcher):
         self.coordinator.end_own()
         if reads or writes:
             self._count_fast(reads, writes, began_us)
+
+    def _warm(self, db: int, key: bytes) -> tuple[Any, dict[bytes, Any], dict[bytes, Any] | None]:
+        """The row of a key that a GET did not find among the young rows, and the rows as they are then: it is there.
+
+        A row of None sends the GET the general way: the key is absent, or a block has to be read first.
+        """
+        cache, row = self.keyspace.cache, None
+        try:
+            row = self.keyspace.row(db, key)
+        except (ReadMiss, CorruptionError):
+            pass
+        return row, cache.rows(db), cache.old.get(db)
 
     # -- one request -------------------------------------------------------------------------------
 
