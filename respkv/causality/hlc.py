@@ -73,7 +73,11 @@ class HybridClock:
 
     def wanted_ceiling(self, wall_ms: int, ahead_ms: int = 5_000) -> int:
         """The ceiling to make durable next."""
-        return max(self.last, wall_ms << COUNTER_BITS) + (ahead_ms << COUNTER_BITS)
+        # Each crash moves the clock to its ceiling. One that is ahead of the wall already must hardly be sent further,
+        # or others refuse it after a few quick restarts.
+        wall, ahead = wall_ms << COUNTER_BITS, ahead_ms << COUNTER_BITS
+        now = min(max(self.last, wall), wall + (1 << COUNTER_BITS) - 1)
+        return max(now + ahead, self.last + ahead // 10)
 
     def raise_ceiling(self, ceiling: int) -> None:
         """The owner has made ``ceiling`` durable."""

@@ -18,7 +18,8 @@ import struct
 from typing import Final, NamedTuple
 
 from respkv.base.coding import U64BE
-from respkv.base.ids import TOMBSTONE
+from respkv.base.ids import STRING, TOMBSTONE
+from respkv.causality.hlc import STAMP_BYTES
 
 TYPE_MASK: Final = 0x0F
 HAS_EXPIRY: Final = 0x10
@@ -96,7 +97,13 @@ def with_expiry(record: bytes, stamp: bytes, expire_at_ms: int) -> bytes:
 
 
 def newer(left: bytes, right: bytes) -> bytes:
-    """Last write wins: the record with the higher stamp; of equal stamps the expired form."""
+    """Last write wins: the record with the higher stamp; of equal stamps the expired form.
+
+    A collection also takes over the floor of what it beats: what a deletion, or another beginning of the collection,
+    has hidden stays hidden, in whatever order replicas hear of them. Commutative, associative and idempotent.
+    """
+    if (left[0] | right[0]) & TYPE_MASK > STRING:
+        return _newer_collection(left, right)
     a, b = left[STAMP_AT:BODY_AT], right[STAMP_AT:BODY_AT]
     if a != b:
         return left if a > b else right
@@ -104,6 +111,31 @@ def newer(left: bytes, right: bytes) -> bytes:
         assert left == right or left[0] & TYPE_MASK == TOMBSTONE, "two records under one stamp"
         return left
     return right
+
+
+def floor_of(record: bytes) -> bytes:
+    """The stamp at or below which a record hides elements: a collection's floor; of any other record its own stamp."""
+    if record[0] & TYPE_MASK <= STRING:
+        return record[STAMP_AT:BODY_AT]
+    body_at = EXPIRING_BODY_AT if record[0] & HAS_EXPIRY else BODY_AT
+    return record[body_at : body_at + STAMP_BYTES]
+
+
+def with_floor(record: bytes, floor: bytes) -> bytes:
+    """``record`` with its floor raised to ``floor`` where that is higher; what is no collection stays as it is."""
+    if record[0] & TYPE_MASK <= STRING or floor_of(record) >= floor:
+        return record
+    body_at = EXPIRING_BODY_AT if record[0] & HAS_EXPIRY else BODY_AT
+    return record[:body_at] + floor + record[body_at + STAMP_BYTES :]
+
+
+def _newer_collection(left: bytes, right: bytes) -> bytes:
+    a, b = left[STAMP_AT:BODY_AT], right[STAMP_AT:BODY_AT]
+    if a == b:  # The same collection under two floors, or its expired form.
+        is_left = right[0] & TYPE_MASK > STRING and (left[0] & TYPE_MASK <= STRING or floor_of(left) >= floor_of(right))
+    else:
+        is_left = a > b
+    return with_floor(left, floor_of(right)) if is_left else with_floor(right, floor_of(left))
 
 
 assert U64BE.size == EXPIRING_BODY_AT - BODY_AT

@@ -173,10 +173,13 @@ def expired_form(data: bytes, now_ms: int, *, where: str = "siblings") -> bytes:
 def token(data: bytes) -> bytes:
     """Ten bytes that are equal exactly when two records of one key hold the same writes.
 
-    The stamp of a plain record; of a container a hash over clock, dots and expiries. Good for equality only, not for
-    order. CorruptionError when the container is too short to have one.
+    The stamp of a plain record; of a collection's, whose floor may differ under one stamp, a hash over all of it; of a
+    container a hash over clock, dots and expiries. Good for equality only, not for order. CorruptionError when the
+    container is too short to have one.
     """
     if not data[0] & record.DVV:
+        if data[0] & record.TYPE_MASK > STRING:
+            return TOKEN_PREFIX + U64BE.pack(checksum(data[1:]))
         return record.stamp_of(data)
     start = record.EXPIRING_BODY_AT if data[0] & record.HAS_EXPIRY else record.BODY_AT
     if len(data) < start + _HEAD.size:

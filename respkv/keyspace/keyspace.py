@@ -226,7 +226,7 @@ class Keyspace:
         row = HashRow(
             internal=internal,
             prefix=keys.element_prefix(internal),
-            floor=parts.body[:10],
+            floor=max(parts.body[:10], self.floors.get(keys.key_slot(internal), keys.key_db(internal))),
             expire_at_ms=parts.expire_at_ms,
         )
         counted = self.engine.get(keys.count_key(internal))

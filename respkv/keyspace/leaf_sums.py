@@ -193,7 +193,7 @@ class LeafSums:
             yield None
 
     def _settle_record(self, part: _Part, internal: bytes) -> tuple[bytes, bytes, bytes] | None:
-        """Settle one key; (owner, old floor, new floor) when its elements are to be hidden. May raise ReadMiss.
+        """Settle one key; (owner, old floor, new floor) when elements are to be hidden or shown. May raise ReadMiss.
 
         Nothing has changed when it raises. Elements are put aside.
         """
@@ -218,6 +218,9 @@ class LeafSums:
         new_floor = new[1] if isinstance(new, tuple) else MAX_STAMP
         if new_floor < old_floor:
             part.elements += part.hidden.pop(internal, ())
+            if old != 0:  # What was hidden in older tables shows again.
+                part.born.pop(internal, None)
+                return internal, old_floor, new_floor
         return (internal, old_floor, new_floor) if new_floor > old_floor else None
 
     def _settle_element(self, part: _Part, internal: bytes) -> None:
@@ -243,7 +246,7 @@ class LeafSums:
             self._change(internal, old, new)
 
     def _flip(self, part: _Part, owner: bytes, old_floor: bytes, new_floor: bytes) -> Iterator[BlockRequest | None]:
-        """Take out the elements of ``owner`` between two floors. Nothing else is settled meanwhile."""
+        """Take out, or in, the elements of ``owner`` between two floors. Nothing else is settled meanwhile."""
         prefix = keys.element_prefix(owner)
         at, end = prefix, keys.prefix_end(prefix)
         while True:
@@ -275,6 +278,8 @@ class LeafSums:
             below = self.engine.get_below(part.memtable, internal)
             if below is None and internal not in part.memtable.table:
                 return
+        if below is not None and new_floor < below[1:BODY_AT] <= old_floor:
+            self._change(internal, 0, self.rule.form(internal, below, new_floor))
         if below is not None and old_floor < below[1:BODY_AT] <= new_floor:
             self._change(internal, self.rule.form(internal, below, old_floor), 0)
 

@@ -17,7 +17,7 @@ from respkv.base.errors import ProtocolError
 from respkv.base.ids import STRING
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP
-from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
 from respkv.keyspace import keys
 from respkv.replication.replica import Replica, range_digest
 from respkv.replication.rounds import Collector, Reader, Round
@@ -170,7 +170,7 @@ class ReadSide:
     def _compare(self, peer: int, batch: _Batch, message: ReadResult) -> None:
         """Take over what is newer there, give what is newer here."""
         replica = self._replica
-        newer: list[int] = []
+        renewed: list[tuple[int, bytes]] = []
         older: dict[int, bytes] = {}
         bad: list[int] = []
         payload: list[bytes] = []
@@ -179,13 +179,15 @@ class ReadSide:
             if status == OK:
                 mine = replica.held(internal)
                 if mine is None or _beats(record, mine):
-                    newer.append(index)
+                    renewed.append((index, record))
                     payload.append(encode_entry(internal, record))
                     if not record[0] & DVV:
                         continue
-                elif siblings.token(mine) == siblings.token(record):
-                    newer.append(index)  # What was read is old by now: somebody else has brought it meanwhile.
-                    continue
+                elif siblings.token(mine) != batch.stamps[index]:
+                    # What was read is old by now: somebody else has brought this record, or a newer one, meanwhile.
+                    renewed.append((index, record))
+                    if siblings.token(mine) == siblings.token(record):
+                        continue
                 older[index] = encode_entry(internal, mine) if mine is not None else b""
             elif status == ABSENT:
                 mine = replica.held(internal)
@@ -198,8 +200,8 @@ class ReadSide:
         self.differing += len(message.differing)
         self.repaired_here += len(payload)
         self._forget(batch)
-        for index in newer:
-            self._renew(batch, index)
+        for index, record in renewed:
+            self._renew(batch, index, record)
         entries = [entry for entry in older.values() if entry]
         if entries:
             self._push(peer, batch, older, entries)
@@ -235,18 +237,23 @@ class ReadSide:
     def _readers(self, batch: _Batch, indexes: Any) -> list[Reader]:
         return [batch.places[index] for index in indexes if batch.places[index].__class__ is not tuple]
 
-    def _renew(self, batch: _Batch, index: int) -> None:
-        """Something newer is here now: the reply of a fast GET is made anew, an operation runs again."""
-        place = batch.places[index]
-        if place.__class__ is tuple:
-            out, at, proto = place
-            out[at] = self._reply(batch.keys[index], proto)
-        else:
-            place.changed = True
+    def _renew(self, batch: _Batch, index: int, record: bytes) -> None:
+        """What was read is old: an operation runs again; the reply of a fast GET is made of what the answer brought.
 
-    def _reply(self, internal: bytes, proto: int) -> bytes:
-        """What GET answers for a record that is in the memtable."""
-        record = self._replica.held(internal)
+        Not of what is held by now: that may be a later write of the same connection.
+        """
+        place = batch.places[index]
+        if place.__class__ is not tuple:
+            place.changed = True
+            return
+        out, at, proto = place
+        if record[0] & DVV:
+            out[at] = self._reply(self._replica.held(batch.keys[index]), proto)
+        elif record[1:BODY_AT] > batch.stamps[index]:
+            out[at] = self._reply(record, proto)
+
+    def _reply(self, record: bytes | None, proto: int) -> bytes:
+        """What GET answers for a record."""
         if record is None or not record[0] & TYPE_MASK:
             return encode(NULL, proto)
         if record[0] & TYPE_MASK != STRING:
@@ -287,7 +294,7 @@ class ReadSide:
             return
         after, newer, older = held.end, [], []
         if message.status == OK:
-            held.reader.changed = True
+            held.reader.changed = True  # What makes the difference may have come here since the range was read.
             theirs = dict(iterate_payload(message.payload))
             if message.more:
                 after = keys.after(max(theirs, default=held.start))
@@ -410,6 +417,8 @@ def _beats(left: bytes, right: bytes) -> bool:
     """Whether ``left`` would replace ``right``; siblings may hold something new whichever stamp is higher."""
     if (left[0] | right[0]) & DVV:
         return siblings.join(right, left) != right
+    if (left[0] | right[0]) & TYPE_MASK > STRING:
+        return newer(right, left) != right
     if left[1:BODY_AT] != right[1:BODY_AT]:
         return left[1:BODY_AT] > right[1:BODY_AT]
     return left != right and not left[0] & TYPE_MASK

@@ -26,7 +26,7 @@ from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, ClockSkewError
-from respkv.causality.record import BODY_AT, DVV, HAS_EXPIRY, STRONG, TYPE_MASK, encode, newer, tombstone
+from respkv.causality.record import BODY_AT, DVV, HAS_EXPIRY, STRONG, TYPE_MASK, encode, newer, tombstone, with_floor
 from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.counts import DEAD, LIVE
@@ -54,6 +54,8 @@ _KEY_BYTES_MIN: Final = keys.RECORD_KEY_AT
 _PLACED: Final = frozenset({keys.SPACE_RECORD, keys.SPACE_ELEMENT, keys.SPACE_COUNT})
 #: The most that one answer to a range read holds; the asker goes on behind it.
 _RANGE_BYTES: Final = 4 << 20
+#: The end of the highest stamp of a millisecond.
+_LAST_OF_A_MS: Final = b"\xff" * 4
 _NO_REFUSALS: Final[tuple[tuple[int, int], ...]] = ()
 
 
@@ -219,6 +221,9 @@ class Replica:
             merged = siblings.join(old, record) if old is not None else record
         else:
             merged = newer(old, record) if old is not None else record
+        if merged[0] & TYPE_MASK > STRING and internal[0] == keys.SPACE_RECORD:
+            # It may come from where the flush is not known yet, and go there again.
+            merged = with_floor(merged, keyspace.floors.get(slot, db))
         if merged == old:
             self.beaten += 1
             return OK
@@ -236,7 +241,8 @@ class Replica:
     def _old(self, internal: bytes, record: bytes) -> bytes | None:
         """What is held under a key, as far as it can matter: nothing is read from disk for a record newer than that."""
         engine = self._keyspace.engine
-        if record[0] & (DVV | STRONG) or record[1:BODY_AT] <= engine.highest_table_stamp():
+        collection = record[0] & TYPE_MASK > STRING and internal[0] == keys.SPACE_RECORD  # It takes over older floors.
+        if collection or record[0] & (DVV | STRONG) or record[1:BODY_AT] <= engine.highest_table_stamp():
             return engine.get(internal)
         old = engine.memtable.table.get(internal)
         if old is None:
@@ -276,9 +282,15 @@ class Replica:
         db, key = keys.key_db(owner), keys.user_key(owner)
         held = keyspace.engine.memtable.table.get(owner) or owner_record
         live = bool(record[0] & TYPE_MASK)
+        flushed = keyspace.floors.get(keys.key_slot(owner), db)
+        if held is not None and held[1:BODY_AT] <= flushed:
+            held = None
         if live and self._revives(held, record):
             self.revived += 1
-            floor = ZERO_STAMP if held is None else held[1:BODY_AT]
+            floor = flushed if held is None else held[1:BODY_AT]
+            if held is not None and held[0] & HAS_EXPIRY:
+                # Elements written before its time died with it, whatever the stamp of its record.
+                floor = max(floor, held[13:19] + _LAST_OF_A_MS)
             self.put_record(owner, encode(HASH, record[1:BODY_AT], floor))
         keyspace.engine.put(internal, record)
         if live and record[0] & HAS_EXPIRY:

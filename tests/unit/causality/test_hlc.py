@@ -102,4 +102,14 @@ def test_the_ceiling_bounds_what_may_be_issued() -> None:
 
 def test_the_wanted_ceiling_is_ahead_of_a_clock_that_runs_ahead() -> None:
     hybrid = clock(start=WALL + 60_000 << 16)
-    assert hlc_ms(hybrid.wanted_ceiling(WALL, 100)) == WALL + 60_100
+    assert hlc_ms(hybrid.wanted_ceiling(WALL, 100)) == WALL + 60_010
+
+
+def test_quick_restarts_do_not_drive_the_clock_away_from_the_wall() -> None:
+    last = WALL << 16
+    for crash in range(10):  # One a second; each starts at the ceiling of the one before.
+        hybrid = clock(start=last)
+        ceiling = hybrid.wanted_ceiling(WALL + 1000 * crash)
+        assert ceiling > last
+        last = ceiling
+    assert hlc_ms(last) < WALL + 9000 + 6000

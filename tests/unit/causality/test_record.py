@@ -63,7 +63,7 @@ def test_with_expiry_changes_stamp_and_expiry_only() -> None:
 
 
 def test_the_higher_stamp_wins_whatever_is_under_it() -> None:
-    forms = [encode(STRING, S1, b"a"), tombstone(S2), encode(HASH, S3, b"b", 9)]
+    forms = [encode(STRING, S1, b"a"), tombstone(S2), encode(HASH, S3, S2, 9)]
     for left, right in itertools.permutations(forms, 2):
         assert newer(left, right) == max(left, right, key=stamp_of)
 
@@ -85,7 +85,7 @@ def test_merging_is_associative_and_commutative() -> None:
     for _ in range(200):
         records = []
         for number in rng.sample(range(1, 50), 4):
-            record = encode(rng.choice((STRING, HASH)), pack_stamp(number, 1), b"v%d" % number, rng.choice((0, 5)))
+            record = encode(STRING, pack_stamp(number, 1), b"v%d" % number, rng.choice((0, 5)))
             records.append(record)
             if record[0] & HAS_EXPIRY:
                 records.append(expired_form(record))
@@ -97,3 +97,46 @@ def test_merging_is_associative_and_commutative() -> None:
                 result = newer(result, record)
             merged.append(result)
         assert merged[0] == merged[1] == merged[2]
+
+
+def collection(stamp: bytes, floor: bytes, expire_at_ms: int = 0) -> bytes:
+    return encode(HASH, stamp, floor, expire_at_ms)
+
+
+def test_a_collection_takes_over_the_floor_of_what_it_beats() -> None:
+    one, two, three, four = (pack_stamp(number, 1) for number in (1, 2, 3, 4))
+    assert newer(collection(four, one), tombstone(two)) == collection(four, two)
+    assert newer(collection(four, one), encode(STRING, two, b"v")) == collection(four, two)
+    assert newer(collection(three, two, 99), collection(four, one)) == collection(four, two)
+    assert newer(collection(four, three), collection(two, one)) == collection(four, three)
+    assert newer(collection(four, one, 77), tombstone(three)) == collection(four, three, 77)
+
+
+def test_what_beats_a_collection_stays_as_it_is() -> None:
+    one, two, three = (pack_stamp(number, 1) for number in (1, 2, 3))
+    assert newer(collection(two, one), tombstone(three)) == tombstone(three)
+    assert newer(encode(STRING, three, b"v"), collection(two, one)) == encode(STRING, three, b"v")
+    expired = expired_form(collection(two, one, 50))
+    assert newer(collection(two, one, 50), expired) == newer(expired, collection(two, one, 50)) == expired
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_merging_collections_is_associative_commutative_and_idempotent(seed: int) -> None:
+    rng = random.Random(seed)
+    stamps = [pack_stamp(number, rng.randrange(3)) for number in range(10)]
+    records = []
+    for at in rng.sample(range(5, 10), 4):
+        kind = rng.choice((HASH, HASH, STRING, TOMBSTONE))
+        if kind == HASH:
+            records += [collection(stamps[at], stamps[floor]) for floor in rng.sample(range(at), 2)]
+        else:
+            records.append(encode(kind, stamps[at], b"" if kind == TOMBSTONE else b"v"))
+    results = set()
+    for _ in range(12):
+        rng.shuffle(records)
+        merged = records[0]
+        for record in records[1:]:
+            merged = newer(merged, record) if rng.randrange(2) else newer(record, merged)
+            assert newer(merged, record) == merged
+        results.add(merged)
+    assert len(results) == 1

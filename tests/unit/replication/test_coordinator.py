@@ -10,7 +10,7 @@ from respkv.replication.levels import QUORUM
 from respkv.resp import errors
 from respkv.resp.reply import bulk
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import FOREGROUND
+from respkv.wire.messages import FOREGROUND, Reads
 from tests.unit.replication.quorum_rig import Group, Side
 
 
@@ -164,3 +164,34 @@ def test_who_is_compared_with_too_few_replicas_is_refused(ranges: bool) -> None:
     else:
         one.coordinator.ask(asker, keys.record_key(0, b"k"), bytes(10), QUORUM)
     assert asker.failures == [errors.NO_REPLICAS] and not asker.resumed
+
+
+@pytest.mark.parametrize("later_set", [False, True])
+def test_a_get_answers_what_the_peer_brought_although_it_came_by_itself_meanwhile(later_set: bool) -> None:
+    """The newer record arrives as a plain write between question and answer: neither the old value nor a later one."""
+    group, first, out = Group(), [], []
+    one, three = group.sides[1], group.sides[3]
+    one.set(b"k", b"old", first)
+    one.end_cycle()
+    group.deliver()
+    three.rig.keyspace.clock.last = one.rig.keyspace.clock.last
+    three.set(b"k", b"new", first)
+    three.end_cycle()
+    late = [row for row in group.wire if row[1] == 1]
+    group.wire = [row for row in group.wire if row[1] != 1]
+    group.deliver()  # Two and three hold it, one does not yet.
+    one.get(b"k", out)
+    if later_set:
+        one.rig.keyspace.clock.last = three.rig.keyspace.clock.last + 10
+        one.set(b"k", b"later", out)
+    one.end_cycle()
+    questions, rest = [row for row in group.wire if isinstance(row[2], Reads)], group.wire
+    group.wire = []
+    for source, target, message in questions:
+        group.sides[target].receive(source, message)
+    answers, group.wire = group.wire, []
+    for source, target, message in late:
+        group.sides[target].receive(source, message)
+    group.wire += answers + [row for row in rest if not isinstance(row[2], Reads)]
+    group.deliver()
+    assert len(questions) == 1 and len(late) >= 1 and out[0] == b"$3\r\nnew\r\n"
