@@ -3,7 +3,8 @@
 A slot has 64 leaves, each the sum (mod 2^64) of one term per record. With ``h = xxh3_64(internal key)``::
 
     leaf   = h & 63
-    digest = flags u8 | stamp 10 | [expire_at_ms u64be] | [xxh3_64 of the body, u64be: containers only]
+    digest = flags u8 | stamp 10 | [expire_at_ms u64be] | [xxh3_64 of the body, u64be: containers, and collections
+             without expiry, whose floor it covers]
     term   = xxh3_64(digest, seed = h)
 
 ``flags`` are the high bits of the record's first byte without its type: the expired form of a record has the

@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64_digest, xxh3_64_intdigest
 
 from respkv.base.errors import ReadMiss
 from respkv.causality.hlc import ZERO_STAMP
@@ -114,7 +114,11 @@ class LeafRig(Rig):
                 body = owner[19:] if owner[0] & 16 else owner[11:]
                 if stamp <= body[:10]:
                     continue
-            digest = bytes((record[0] & 0xF0,)) + stamp + (record[11:19] if record[0] & 16 else b"")
+            digest = bytes((record[0] & 0xF0,)) + stamp
+            if record[0] & 16:
+                digest += record[11:19]
+            elif record[0] & 15 >= 2:
+                digest += xxh3_64_digest(record[11:])
             key_hash = xxh3_64_intdigest(internal)
             cell = slot * 64 + key_hash % 64
             cells[cell] = (cells[cell] + xxh3_64_intdigest(digest, key_hash)) % 2**64
