@@ -137,7 +137,7 @@ def cluster_failure_reports(argv: list[bytes], session: Session) -> Reply:
 
 
 def cluster_keyslot(argv: list[bytes], session: Session) -> Reply:
-    """CLUSTER KEYSLOT key: answered before the ring is formed, too."""
+    """CLUSTER KEYSLOT key"""
     _demand_face(session)
     return number(slot_of(argv[2]))
 

@@ -10,9 +10,11 @@ from typing import Final
 
 from respkv.commands.arguments import integer, small_integer
 from respkv.commands.client_line import valid_name
+from respkv.commands.ring import level_in_name, on_cluster_face, set_level
 from respkv.commands.session import Session
 from respkv.commands.spec import FAST, LOADING, NOSCRIPT, STALE, Arg, ArgType, CommandSpec, Flag, Form
 from respkv.commands.transactions import end_multi
+from respkv.replication.levels import DEFAULT as DEFAULT_LEVEL
 from respkv.resp import errors
 from respkv.resp.errors import fail
 from respkv.resp.reply import EMPTY_ARRAY, EMPTY_BULK, OK, PONG, Map, Reply, array, bulk, error
@@ -20,6 +22,7 @@ from respkv.resp.reply import integer as number
 
 DEFAULT_USER: Final = b"default"
 BAD_NAME: Final = error(b"ERR Client names cannot contain spaces, newlines or special characters.")
+NO_SELECT: Final = error(b"ERR SELECT is not allowed in cluster mode")
 
 
 def password_of(session: Session) -> bytes:
@@ -64,6 +67,7 @@ def hello(argv: list[bytes], session: Session) -> Reply:
     user: bytes | None = None
     password = b""
     name: bytes | None = None
+    level: int | None = None
     if len(argv) > 1:
         proto = integer(argv[1], errors.PROTO_NOT_INTEGER)
         if proto not in (2, 3):
@@ -78,6 +82,7 @@ def hello(argv: list[bytes], session: Session) -> Reply:
             name = argv[at + 1]
             if not valid_name(name):
                 raise fail(BAD_NAME)
+            level = level_in_name(session, name)
             at += 2
         else:
             raise fail(error(b"ERR Syntax error in HELLO option '%b'" % argv[at][:128]))
@@ -87,6 +92,7 @@ def hello(argv: list[bytes], session: Session) -> Reply:
         raise fail(errors.NO_AUTH_HELLO)
     if name is not None:
         session.name = name
+        set_level(session, level)
     session.proto = proto
     return _describe(session)
 
@@ -99,7 +105,7 @@ def _describe(session: Session) -> Reply:
             (bulk(b"version"), bulk(config.string("respkv-reported-version").encode())),
             (bulk(b"proto"), number(session.proto)),
             (bulk(b"id"), number(session.id)),
-            (bulk(b"mode"), bulk(b"standalone")),
+            (bulk(b"mode"), bulk(b"cluster" if on_cluster_face(session) else b"standalone")),
             (bulk(b"role"), bulk(b"master")),
             (bulk(b"modules"), EMPTY_ARRAY),
         ]
@@ -142,14 +148,18 @@ def reset(argv: list[bytes], session: Session) -> Reply:
     session.authenticated = not password_of(session)
     session.reply_mode = "on"
     session.skip_next = False
-    session.no_evict = session.no_touch = False
+    session.no_evict = session.no_touch = session.readonly = False
+    session.level = DEFAULT_LEVEL
+    session.last_op = {}
     session.recompute_plain()
     return b"+RESET\r\n"
 
 
 def select(argv: list[bytes], session: Session) -> Reply:
-    """SELECT index"""
+    """SELECT index: the cluster face has database 0 only."""
     index = small_integer(argv[1])
+    if index and on_cluster_face(session):
+        raise fail(NO_SELECT)
     if not 0 <= index < session.server.keyspace.databases:
         raise fail(errors.DB_INDEX)
     session.db = index

@@ -218,8 +218,12 @@ def persistence_section(facts: Facts) -> list[Field]:
             *_zeros("aof_base_size", "aof_pending_rewrite", "aof_buffer_length", "aof_pending_bio_fsync"),
             ("aof_delayed_fsync", server.metrics.delayed_syncs),
         ]
+    forming = facts.ring is not None and formed(facts.ring) is None
+    # When the others will come is not known; clients read seconds after which they ask again.
+    waiting: list[Field] = [("loading_eta_seconds", 1)] if forming else []
     return [
-        *_zeros("loading", "async_loading", "current_cow_peak", "current_cow_size", "current_cow_size_age"),
+        ("loading", int(forming)),
+        *_zeros("async_loading", "current_cow_peak", "current_cow_size", "current_cow_size_age"),
         ("current_fork_perc", "0.00"),
         *_zeros("current_save_keys_processed", "current_save_keys_total"),
         ("rdb_changes_since_last_save", snapshots.changes()),
@@ -239,6 +243,7 @@ def persistence_section(facts: Facts) -> list[Field]:
         ("aof_last_write_status", "ok" if refusal is None else "err"),
         *_zeros("aof_last_cow_size", "module_fork_in_progress", "module_fork_last_cow_size"),
         *log,
+        *waiting,
         ("respkv_wal_unsynced_bytes", int(storage.get("unsynced_bytes", 0))),
         ("respkv_keys_exact", int(server.keyspace.counts.is_exact())),
         ("respkv_writes_refused", 0 if refusal is None and not server.metrics.writes_refused else 1),

@@ -13,7 +13,7 @@ from typing import Final
 from respkv.base.slots import SLOT_COUNT
 from respkv.cluster.membership import STATE_NAMES, Membership
 from respkv.cluster.placement import Placement
-from respkv.cluster.ring import TOKENS_PER_NODE, Member, Ring
+from respkv.cluster.ring import TOKENS_PER_NODE, Member
 from respkv.cluster.topology import Topology, public_id
 from respkv.commands.session import RingPort, Server, Session
 from respkv.commands.spec import ADMIN, BARRIER, FAST, LOADING, STALE, Arg, ArgType, CommandSpec, Flag, Form
@@ -155,13 +155,15 @@ def rkv_ring(argv: list[bytes], session: Session) -> Reply:
                 "slots-replica": len(placement.owned(short)) - primary,
             }
         )
-    facts: dict[str, object] = {"epoch": placement.epoch}
-    ring: Ring | None = getattr(found.port, "ring", None)
-    if ring is not None:
-        voters = [member.short for member in ring.members if member.node_id in ring.voters]
-        # The seed is a word, since it may be larger than a signed integer.
-        facts |= {"cluster-id": ring.cluster_id.hex(), "seed": str(ring.seed), "voters": sorted(voters)}
-    facts |= {
+    decided = found.port.ring
+    assert decided is not None, "there is a placement"
+    voters = sorted(member.short for member in decided.members if member.node_id in decided.voters)
+    facts: dict[str, object] = {
+        "epoch": placement.epoch,
+        "cluster-id": decided.cluster_id.hex(),
+        # A word, since it may be larger than a signed integer.
+        "seed": str(decided.seed),
+        "voters": voters,
         "replication-factor": placement.replicas,
         "slots": SLOT_COUNT,
         "tokens-per-node": TOKENS_PER_NODE,

@@ -30,13 +30,15 @@ from respkv.replication.coordinator import Coordinator
 from respkv.replication.levels import ALL, QUORUM
 from respkv.replication.rounds import WRITTEN
 from respkv.resp import errors
-from respkv.resp.reply import BULK_HEADS
+from respkv.resp.reply import BULK_HEADS, error
 from respkv.storage.batch_scale import SPLIT_ENTRIES
 from respkv.storage.write_batch import pack_lengths
 
 _ODD: Final = object()
 _FLUSHES: Final = frozenset({"flushall", "flushdb"})
 _WAITS: Final = frozenset({"wait", "waitaof"})
+_BETWEEN_DATABASES: Final = frozenset({"swapdb", "move", "copy"})
+_NO_COPY: Final = error(b"ERR Copying to another database is not allowed in cluster mode")
 
 
 class RingWork(Protocol):
@@ -203,6 +205,21 @@ class RingDispatcher(Dispatcher):
 
     # -- one request -------------------------------------------------------------------------------
 
+    def _admit(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
+        if self.coordinator.placement is None and session.authenticated:
+            spec = self.table.resolve(argv)
+            if spec is not None and not spec.flags & Flag.LOADING and spec.fits(len(argv)):
+                return self._reject(session, spec, errors.FORMING)
+        return super()._admit(session, argv)
+
+    def _queue(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes:
+        if spec.name in _BETWEEN_DATABASES:
+            try:
+                _check_databases(session, spec, argv)
+            except CommandError as mistake:
+                return self._reject(session, spec, mistake.reply)
+        return super()._queue(session, spec, argv)
+
     def _run_quick(
         self, session: Session, argv: list[bytes], entry: Quick, view: View | None
     ) -> bytes | Pending | None:
@@ -235,8 +252,6 @@ class RingDispatcher(Dispatcher):
             return self._transact(session, spec, argv)
         if spec.name in _WAITS:
             return self.work.wait(session, spec, argv)
-        if spec.form is Form.WALK and self.coordinator.placement is None:
-            raise CommandError(errors.FORMING)
         return super()._run(session, spec, argv)
 
     def _serve(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
@@ -244,8 +259,8 @@ class RingDispatcher(Dispatcher):
         coordinator = self.coordinator
         if coordinator.placement is None:
             raise CommandError(errors.FORMING)
-        if spec.name == "swapdb":
-            raise CommandError(errors.NOT_ON_A_RING)
+        if spec.name in _BETWEEN_DATABASES:
+            _check_databases(session, spec, argv)
         level = level_of(session, spec, coordinator)
         if spec.name in _FLUSHES:
             return self._flush(session, spec, argv, level)
@@ -278,9 +293,11 @@ class RingDispatcher(Dispatcher):
         return self.work.flush(session, [effect[1] for effect in effects], level)
 
     def _transact(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
-        """EXEC."""
+        """EXEC. Before the ring is formed nothing that needs it can have been queued."""
         if self.coordinator.placement is None:
-            raise CommandError(errors.FORMING)
+            reply = super()._run(session, spec, argv)
+            assert reply is not None
+            return reply
         level = level_of(session, spec, self.coordinator)
         slots = {slot: None for queued in session.multi or () for slot in self._queued_slots(queued)}
         able = self.coordinator.reaches
@@ -299,3 +316,16 @@ class RingDispatcher(Dispatcher):
     def error_of(self, reason: Exception) -> bytes:
         """The error reply for what a command raised."""
         return self._error_of(reason)
+
+
+def _check_databases(session: Session, spec: CommandSpec, argv: list[bytes]) -> None:
+    """Members number databases alike for good, and the cluster face has but one. Raises CommandError."""
+    if session.cluster_face and spec.name != "copy":
+        raise CommandError(error(b"ERR %b is not allowed in cluster mode" % spec.name.upper().encode()))
+    if spec.name == "swapdb":
+        raise CommandError(errors.NOT_ON_A_RING)
+    if session.cluster_face:
+        words = [word.upper() for word in argv[3:]]
+        at = words.index(b"DB") + 1 if b"DB" in words else len(words)
+        if at < len(words) and words[at].isdigit() and int(words[at]):
+            raise CommandError(_NO_COPY)

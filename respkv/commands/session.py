@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from respkv.base.errors import BlockRequest
     from respkv.cluster.membership import Membership
     from respkv.cluster.placement import Placement
+    from respkv.cluster.ring import Ring
     from respkv.cluster.topology import Topology
     from respkv.commands.pubsub import PubSub
     from respkv.commands.table import CommandTable
@@ -220,6 +221,10 @@ class RingPort(Protocol):
     @property
     def me(self) -> int:
         """This node's short id; 0 while the ring is being formed."""
+
+    @property
+    def ring(self) -> Ring | None:
+        """The decided ring; None while it is being formed."""
 
     @property
     def placement(self) -> Placement | None:

@@ -212,7 +212,7 @@ class Runner:
             spec = self.table.resolve(argv)
             assert spec is not None and spec.handler is not None, "checked when it was queued"
             if spec.name == "select":
-                db = self._selected(db, argv)
+                db = self._selected(session, db, argv)
                 view = self._view(db, session, view)
                 view.noted = noted
             elif spec.form is not Form.SESSION:
@@ -280,8 +280,10 @@ class Runner:
         number = self.keyspace.stored[db] if pending is None else pending.stored_number(self.keyspace, db)
         return OverlayView(self.keyspace, number, session.server.rng, self.limit_bytes, pending)
 
-    def _selected(self, db: int, argv: list[bytes]) -> int:
-        """The database after a SELECT, which may be mistaken."""
+    def _selected(self, session: Session, db: int, argv: list[bytes]) -> int:
+        """The database after a SELECT, which may be mistaken, and is on the cluster face."""
+        if session.cluster_face:
+            return db
         number = int(argv[1]) if argv[1].isdigit() and len(argv[1]) < 10 else -1
         return number if 0 <= number < self.keyspace.databases else db
 

@@ -173,6 +173,11 @@ class RingNode:
         return self.member.me
 
     @property
+    def ring(self) -> Ring | None:
+        """The decided ring."""
+        return self.member.ring
+
+    @property
     def placement(self) -> Placement | None:
         """Slot -> replicas."""
         return self.member.placement

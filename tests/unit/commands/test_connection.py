@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.replication import levels
+from tests.unit.commands.fake_ring import FakeRing, connect, join
 from tests.unit.commands.fake_server import NO_AUTH, FakeServer
 from tests.unit.commands.harness import ErrorText
 
@@ -172,3 +174,41 @@ def test_sentinel_is_unknown() -> None:
     assert client("SENTINEL", "MASTERS") == ErrorText(
         "ERR unknown command 'SENTINEL', with args beginning with: 'MASTERS' "
     )
+
+
+# -- on a ring ---------------------------------------------------------------------------------------
+
+
+def test_the_cluster_face_has_one_database() -> None:
+    face = connect(join(FakeServer(), FakeRing()))
+    assert face("SELECT", 1) == ErrorText("ERR SELECT is not allowed in cluster mode")
+    assert face("SELECT", "x") == ErrorText("ERR value is not an integer or out of range")
+    assert face("SELECT", 0) == b"OK" and face.session.db == 0
+    plain = connect(join(FakeServer(), FakeRing()), cluster_face=False)
+    assert plain("SELECT", 1) == b"OK" and plain.session.db == 1
+
+
+@pytest.mark.parametrize(("cluster_face", "mode"), [(True, b"cluster"), (False, b"standalone")])
+def test_hello_tells_the_face(cluster_face: bool, mode: bytes) -> None:
+    client = connect(join(FakeServer(), FakeRing()), cluster_face=cluster_face)
+    assert client("HELLO", 3)[b"mode"] == mode
+
+
+def test_a_name_in_hello_may_choose_a_level() -> None:
+    client = connect(join(FakeServer(), FakeRing()))
+    client("HELLO", 3, "SETNAME", "app;level=eventual")
+    assert client.session.level == levels.EVENTUAL and client("CLIENT", "GETNAME") == b"app;level=eventual"
+    client("CLIENT", "SETNAME", "app;level=all")
+    assert client.session.level == levels.ALL
+    assert client("HELLO", 2, "SETNAME", "app;level=most").startswith("ERR unknown level 'most'")
+    assert client.session.proto == 3 and client.session.level == levels.ALL
+
+
+def test_reset_forgets_what_a_connection_chose_on_a_ring() -> None:
+    client = connect(join(FakeServer(), FakeRing()))
+    session = client.session
+    client("RKV.LEVEL", "ALL")
+    client("READONLY")
+    session.last_op = {"acked": 2}
+    client("RESET")
+    assert (session.level, session.readonly, session.last_op) == (levels.DEFAULT, False, {})

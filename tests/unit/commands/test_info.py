@@ -272,3 +272,10 @@ def test_a_ring_that_is_not_formed() -> None:
         "respkv_ring_myself": "0",
     }
     assert "respkv_peers" not in found["Replication"]
+
+
+def test_a_ring_that_is_not_formed_is_loading() -> None:
+    found = sections(connect(join(FakeServer(), FakeRing(0))), "persistence")["Persistence"]
+    assert found["loading"] == "1" and found["loading_eta_seconds"] == "1"
+    found = sections(connect(join(FakeServer(), FakeRing())), "persistence")["Persistence"]
+    assert found["loading"] == "0" and "loading_eta_seconds" not in found
