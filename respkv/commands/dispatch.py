@@ -87,6 +87,7 @@ class Dispatcher:
         "plain",
         "refusal",
         "registry",
+        "ruled",
         "server",
         "table",
     )
@@ -117,6 +118,8 @@ class Dispatcher:
         self.set_limit(limit_bytes)
         self.plain = True
         self.refusal: bytes | None = None
+        #: true for keys of which the configuration says something by their beginning: they take the general path
+        self.ruled: Any = None
         self._get_stats = registry.command("get")
         self._set_stats = registry.command("set")
         self._quick = self._quick_table()

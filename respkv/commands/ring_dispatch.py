@@ -65,7 +65,7 @@ class RingDispatcher(Dispatcher):
     def run_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:  # HOT: quorum_pipeline
         """As ``Dispatcher.run_turns``. Sessions whose replies must wait have their ``round`` set."""
         keyspace, clock, server, coordinator = self.keyspace, self.keyspace.clock, self.server, self.coordinator
-        node, ready, asks, quick = clock.node, coordinator.ready, coordinator.asks, self._quick.get
+        node, ready, asks, quick, ruled = clock.node, coordinator.ready, coordinator.asks, self._quick.get, self.ruled
         now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
         began_us = self._ended_us = self._clock_us()
         self._general_us = 0
@@ -102,7 +102,7 @@ class RingDispatcher(Dispatcher):
                     if direct and argv.__class__ is list:
                         size = len(argv)
                         key = argv[1] if size > 1 else None
-                        if key.__class__ is bytes:
+                        if key.__class__ is bytes and (ruled is None or not ruled(key)):
                             slot = crc_hqx(key, 0) & 16383 if 123 not in key else slot_of(key)
                             row = rows.get(key)
                             get = size == 2 and ready[slot] and (argv[0] == b"GET" or argv[0] == b"get")
@@ -261,7 +261,7 @@ class RingDispatcher(Dispatcher):
             raise CommandError(errors.FORMING)
         if spec.name in _BETWEEN_DATABASES:
             _check_databases(session, spec, argv)
-        level = level_of(session, spec, coordinator)
+        level = level_of(session, spec, argv, coordinator)
         if spec.name in _FLUSHES:
             return self._flush(session, spec, argv, level)
         slots = key_slots(spec, argv)
@@ -269,7 +269,7 @@ class RingDispatcher(Dispatcher):
             reply = super()._run(session, spec, argv)
             assert reply is not None
             return reply
-        target, answer = route(session, spec, argv, slots, coordinator)
+        target, answer = route(session, spec, argv, slots, level, coordinator)
         if not target:
             raise CommandError(answer)
         if target != coordinator.me:
@@ -298,7 +298,7 @@ class RingDispatcher(Dispatcher):
             reply = super()._run(session, spec, argv)
             assert reply is not None
             return reply
-        level = level_of(session, spec, self.coordinator)
+        level = self._queued_level(session)
         slots = {slot: None for queued in session.multi or () for slot in self._queued_slots(queued)}
         able = self.coordinator.reaches
         obstacle = CROSS_SLOT if session.cluster_face and len(slots) > 1 else b""
@@ -308,6 +308,15 @@ class RingDispatcher(Dispatcher):
             end_multi(session)
             raise CommandError(obstacle)
         return Transaction(self, session, spec, argv, level).start()
+
+    def _queued_level(self, session: Session) -> int:
+        """The level of a transaction: the highest of those of its requests that name keys."""
+        coordinator, levels = self.coordinator, []
+        for argv in session.multi or ():
+            spec = self.table.resolve(argv)
+            if spec is not None and spec.keys:
+                levels.append(level_of(session, spec, argv, coordinator))
+        return max(levels, default=session.level or coordinator.level)
 
     def _queued_slots(self, argv: list[bytes]) -> list[int]:
         spec = self.table.resolve(argv)

@@ -45,14 +45,22 @@ def reads_first(spec: CommandSpec, argv: list[bytes]) -> bool:
     return bool(spec.flags & (Flag.ATOMIC | Flag.CONDITIONAL))
 
 
-def level_of(session: Session, spec: CommandSpec, coordinator: Coordinator) -> int:
-    """The consistency level of a request."""
+def level_of(session: Session, spec: CommandSpec, argv: list[bytes], coordinator: Coordinator) -> int:
+    """The consistency level of a request: what the connection asks for, else the highest of its keys' levels."""
     if session.readonly and session.cluster_face and not spec.flags & Flag.WRITE:
         return EVENTUAL
-    return session.level if session.level != DEFAULT else coordinator.level
+    if session.level != DEFAULT:
+        return session.level
+    table = coordinator.levels_for
+    if table is None:
+        return coordinator.level
+    found = {table.find(argv[index]): None for keyspec in spec.keys for index in keyspec.keys(argv)}
+    return max([coordinator.level if level is None else level for level in found], default=coordinator.level)
 
 
-def route(session: Session, spec: CommandSpec, argv: list[bytes], slots: list[int], coordinator: Coordinator) -> Route:
+def route(
+    session: Session, spec: CommandSpec, argv: list[bytes], slots: list[int], level: int, coordinator: Coordinator
+) -> Route:
     """Where a request with these slots is executed. ``slots`` is not empty."""
     ring = session.server.ring
     assert ring is not None and ring.topology is not None
@@ -72,8 +80,7 @@ def route(session: Session, spec: CommandSpec, argv: list[bytes], slots: list[in
             return Route(0, CLUSTER_DOWN)
     if session.forwarded and mine:
         target = me
-    if target == me:
-        level = level_of(session, spec, coordinator)
-        if not all(coordinator.reaches(slot, level, write=write) for slot in slots if coordinator.mine[slot]):
-            return Route(0, errors.NO_REPLICAS)
+    held = [slot for slot in slots if coordinator.mine[slot]]
+    if target == me and not all(coordinator.reaches(slot, level, write=write) for slot in held):
+        return Route(0, errors.NO_REPLICAS)
     return Route(target)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError
+from respkv.base.prefixes import prefix_table
 from respkv.commands.dispatch import Dispatcher, Turn
 from respkv.commands.monitor import monitor_line, redacted
 from respkv.commands.notifications import ExpiryEvents
@@ -150,6 +151,9 @@ class Node(NodeErrands):
         if ring is not None:
             assert isinstance(self.dispatcher, RingDispatcher)
             self.ring = RingNode(self, self.dispatcher, ring, node_id=node_id, directory=directory)
+        tables = [self.ring.coordinator.levels_for] if self.ring is not None else []
+        ruled = prefix_table((prefix, True) for table in tables if table is not None for prefix in table.prefixes)
+        self.dispatcher.ruled = ruled.match if ruled is not None else None
         self.duties = Duties(self)
         self.duties.start()
         self._follow_config()

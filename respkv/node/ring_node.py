@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.base.prefixes import prefix_table
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import ClockSkewError
 from respkv.cluster.membership import Membership
@@ -100,6 +101,7 @@ class RingNode:
             missed=self._missed,
             next_seq=self._next_seq,
         )
+        self.coordinator.levels_for = prefix_table(settings.levels_for)
         self.member = RingMember(
             join=settings.join(node_id),
             seeds=settings.seeds,

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from respkv.base.errors import RespkvError
 from respkv.cluster.formation import NO_CLUSTER
-from respkv.config.ring_kinds import split_address
+from respkv.config.ring_kinds import Rows, split_address
 from respkv.config.store import ConfigStore
 from respkv.replication import levels
 from respkv.wire.messages import Address, Join
@@ -31,7 +31,7 @@ _SECRET_WISHED: Final = 16
 _STORE: Final = ("CURRENT", "tables", "wal")
 _WILDCARDS: Final = ("*", "0.0.0.0", "::", "::*")
 #: Until the rooms that are to follow them do.
-_UNBUILT: Final = ("level-for", "conflict-policy", "merge-file", "colocate", "sloppy-quorum")
+_UNBUILT: Final = ("conflict-policy", "merge-file", "colocate", "sloppy-quorum")
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -60,6 +60,8 @@ class RingSettings:
     read_quorum: int
     write_quorum: int
     level: int
+    #: (prefix, level) of keys whose level is another one
+    levels_for: tuple[tuple[bytes, int], ...]
     #: lines for the log: it works, but perhaps not as meant
     warnings: tuple[str, ...]
 
@@ -133,7 +135,7 @@ def _settings(config: ConfigStore, size: int, seeds: tuple[Address, ...]) -> Rin
     replicas = config.integer("replication-factor")
     read_quorum, write_quorum = _quorums(config, replicas, warnings)
     node_port = _node_port(config)
-    secret = config.string("cluster-secret").encode("utf-8", "surrogateescape")
+    secret = as_bytes(config.string("cluster-secret"))
     client_host = config.string("cluster-announce-ip") or default_host(config.words("bind"))
     node_host = config.string("cluster-announce-bus-ip") or client_host
     bind = _node_bind(config, secret, node_host, warnings)
@@ -160,8 +162,17 @@ def _settings(config: ConfigStore, size: int, seeds: tuple[Address, ...]) -> Rin
         read_quorum=read_quorum,
         write_quorum=write_quorum,
         level=levels.BY_NAME[config.string("consistency-level").encode()],
+        levels_for=tuple(
+            (as_bytes(prefix), levels.BY_NAME[word.encode()])
+            for prefix, word in cast(Rows, config.value("level-for"))
+        ),
         warnings=tuple(warnings),
     )
+
+
+def as_bytes(text: str) -> bytes:
+    """A word of the configuration as it stands in its file."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _quorums(config: ConfigStore, replicas: int, warnings: list[str]) -> tuple[int, int]:

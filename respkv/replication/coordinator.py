@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from respkv.base.prefixes import PrefixTable
 from respkv.base.slots import SLOT_COUNT
 from respkv.cluster.placement import Placement
 from respkv.keyspace import keys
@@ -35,8 +36,8 @@ class Coordinator:
 
     __slots__ = (
         "_all_collectors", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from", "_peers_of", "_rounds",
-        "_settled", "_tick_us", "asks", "everywhere", "level", "me", "mine", "placement", "quorums", "reads", "ready",
-        "replica", "writes",
+        "_settled", "_tick_us", "asks", "everywhere", "level", "levels_for", "me", "mine", "placement", "quorums",
+        "reads", "ready", "replica", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +67,8 @@ class Coordinator:
         self.quorums = Quorums(replicas=1)
         #: the level of sessions that did not choose one
         self.level = QUORUM
+        #: levels by the beginning of a key, for such sessions; None when there are none
+        self.levels_for: PrefixTable[int] | None = None
         #: by slot: 1 where this node is a replica
         self.mine = bytearray(SLOT_COUNT)
         #: by slot: 1 where this node is a replica and QUORUM can be reached, as far as is known

@@ -72,7 +72,6 @@ def test_what_makes_a_node_of_a_ring(text: str, names: list[str] | None) -> None
         (FOUNDER + "cluster-announce-bus-ip other", None, "at other, but cluster-secret is empty"),
         (FOUNDER + "conflict-policy a: siblings", None, "conflict-policy has no effect in this version"),
         (FOUNDER + "merge-file m.py", None, "merge-file has no effect"),
-        (FOUNDER + "level-for a: all", None, "level-for has no effect"),
         (FOUNDER + "colocate a:", None, "colocate has no effect"),
         (FOUNDER + "sloppy-quorum yes", None, "sloppy-quorum has no effect"),
         ("sloppy-quorum yes", None, "sloppy-quorum has no effect"),
