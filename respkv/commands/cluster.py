@@ -17,7 +17,7 @@ from respkv.base.errors import BlockRequest, CommandError, CorruptionError, Read
 from respkv.base.limits import WALK_STEPS_PER_TURN
 from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.cluster.membership import ALIVE
-from respkv.commands import hotkeys, ring
+from respkv.commands import hotkeys, ring, ring_watch
 from respkv.commands.arguments import integer
 from respkv.commands.help_text import help_reply
 from respkv.commands.ring import Formed, on_cluster_face, ring_of
@@ -431,4 +431,4 @@ _OWN: Final = (
     ),
 )  # fmt: skip
 
-COMMANDS: Final = (*_OWN, *ring.COMMANDS, *hotkeys.COMMANDS)
+COMMANDS: Final = (*_OWN, *ring.COMMANDS, *ring_watch.COMMANDS, *hotkeys.COMMANDS)

@@ -119,7 +119,8 @@ def _member(session: Session) -> RingPort:
     return port
 
 
-def _formed(session: Session) -> Formed:
+def formed_ring(session: Session) -> Formed:
+    """The formed ring. CommandError on a single node, and while the ring is being formed."""
     port = _member(session)
     found = formed(port)
     if found is None:
@@ -142,7 +143,7 @@ def told(value: object) -> Reply:
 
 def rkv_ring(argv: list[bytes], session: Session) -> Reply:
     """RKV.RING: the decided ring, and how many slots each node holds."""
-    found = _formed(session)
+    found = formed_ring(session)
     placement = found.placement
     nodes = []
     for short, member in sorted(placement.members.items()):
@@ -176,7 +177,7 @@ def rkv_ring(argv: list[bytes], session: Session) -> Reply:
 
 def rkv_nodes(argv: list[bytes], session: Session) -> Reply:
     """RKV.NODES: what this node believes of each member, by short id."""
-    found = _formed(session)
+    found = formed_ring(session)
     face = on_cluster_face(session)
     return told([_node(found, member, face) for _, member in sorted(found.placement.members.items())])
 

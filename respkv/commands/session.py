@@ -246,6 +246,10 @@ class RingPort(Protocol):
     def repair(self) -> Any:
         """Hints, anti-entropy, watermarks."""
 
+    @property
+    def watch(self) -> Any:
+        """Questions to other members, for people to see."""
+
     def status(self) -> str:
         """One line for people: is the ring formed, what is it waiting for."""
 

@@ -70,7 +70,7 @@ class Repair:
     __slots__ = (
         "_again_us", "_alone_us", "_asked", "_begun", "_fetch", "_fetching", "_hint_sync", "_log", "_neighbours",
         "_now_ms", "_now_us", "_poll_us", "_rng", "_saved", "_send", "_seq", "_sync_us", "_tick_us", "_told_us",
-        "busy", "damages", "hints", "leaves", "replay", "sessions", "watermarks", "writes_refused",
+        "busy", "damages", "hints", "leaves", "on_asked", "replay", "sessions", "watermarks", "writes_refused",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +99,8 @@ class Repair:
         """``apply``: ``Replica.apply``; ``raise_floor``: ``Applier.raise_floor``; ``commit``: append what the cycle has
         written, and its lsn; ``fetch``: ``Node.fetch``; ``facts``: what a member gossiped last, None before that."""
         self.busy = busy
+        #: told of each session that was asked for and has ended, with its slots (None: all), and whether it went well
+        self.on_asked: Callable[[Session, dict[int, None] | None, bool], None] = _nobody_asks
         self.damages = 0
         self.writes_refused = 0
         self._send = mesh_send
@@ -315,7 +317,9 @@ class Repair:
         if self._begun is None or self._begun[0] in self.sessions.running():
             return
         (session, slots), self._begun = self._begun, None
-        if session.done and session.status == OK:
+        went_well = session.done and session.status == OK
+        self.on_asked(session, slots, went_well)
+        if went_well:
             return
         self._again_us = now_us + _AGAIN_US + self._rng.randrange(_AGAIN_US)
         if slots is None:
@@ -335,14 +339,25 @@ class Repair:
 
     def repair(self, slot: int | None = None) -> int:
         """Compare a slot, or all, with every co-replica as soon as may be; how many co-replicas there are."""
-        asked = 0
-        for peer in self._neighbours.peers:
-            if slot is not None and slot not in self._neighbours.shared(peer):
-                continue
-            asked += 1
-            self._ask(peer, slot)
+        peers = self.co_replicas(slot)
+        for peer in peers:
+            self.ask(peer, slot)
+        return len(peers)
+
+    def ask(self, peer: int, slot: int | None = None) -> None:
+        """Compare a slot, or all, with one co-replica as soon as may be; see ``on_asked``."""
+        self._ask(peer, slot)
         self._wake()
-        return asked
+
+    def owns_slot(self, slot: int) -> bool:
+        """Whether this node is a natural replica of a slot."""
+        placement = self._neighbours.placement
+        return placement is not None and self._neighbours.me in placement.table[slot]
+
+    def co_replicas(self, slot: int | None = None) -> list[int]:
+        """Who else has a slot, or any of this node's."""
+        shared = self._neighbours.shared
+        return [peer for peer in self._neighbours.peers if slot is None or slot in shared(peer)]
 
     def verify(self, slot: int | None = None) -> tuple[bool, dict[int, int]]:
         """Roots of a slot, or of all that this node owns, and whether they describe all that is stored now.
@@ -432,3 +447,7 @@ class Repair:
         self.leaves.sums.check_invariants()
         for first, last, mark in self._saved.durable:
             assert all(self.watermarks.marks[slot] >= mark for slot in (first, last))
+
+
+def _nobody_asks(session: Session, slots: dict[int, None] | None, went_well: bool) -> None:
+    """The default of ``on_asked``."""

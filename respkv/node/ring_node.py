@@ -37,6 +37,7 @@ from respkv.node.ring_flush import RingFlush
 from respkv.node.ring_member import RingMember
 from respkv.node.ring_settings import RingSettings
 from respkv.node.ring_wait import RingWait
+from respkv.node.ring_watch import RingWatch
 from respkv.replication.coordinator import Coordinator
 from respkv.replication.levels import Quorums
 from respkv.replication.replica import Replica
@@ -56,6 +57,8 @@ from respkv.wire.messages import (
     ReadResult,
     Reads,
     SessionGone,
+    Status,
+    StatusPull,
     WriteAcks,
     Writes,
 )
@@ -126,9 +129,20 @@ class RingNode:
         self.forwards = Forwards(node, dispatcher, send=self.send, first_op=self._seq)
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
         self.waits = RingWait(node, self.coordinator)
+        self.watch = RingWatch(
+            self.repair, self.replica, send=self.send, live=self.live, next_seq=self._next_seq,
+            now_us=lambda: node.now_us,
+        )  # fmt: skip
         dispatcher.coordinator = self.coordinator
         dispatcher.work = self
-        self._handlers: dict[type, Callable[[int, Any], None]] = {
+        self._handlers = self._make_handlers()
+        if self.member.ring is not None and self.member.placement is not None:
+            self._on_ring(self.member.ring, self.member.placement)
+        node.after_us(TICK_US, self._tick)
+
+    def _make_handlers(self) -> dict[type, Callable[[int, Any], None]]:
+        """Who takes which message of a member."""
+        return {
             Writes: self._on_writes,
             WriteAcks: self._on_acks,
             Reads: self._on_reads,
@@ -139,10 +153,9 @@ class RingNode:
             Forwarded: self.forwards.on_forwarded,
             SessionGone: self.forwards.on_session_gone,
             FlushTo: self._on_flush,
+            StatusPull: self._on_pull,
+            Status: self.watch.on_status,
         }
-        if self.member.ring is not None and self.member.placement is not None:
-            self._on_ring(self.member.ring, self.member.placement)
-        node.after_us(TICK_US, self._tick)
 
     def _make_repair(self, directory: str) -> Repair:
         node, config = self.node, self.node.config
@@ -374,6 +387,12 @@ class RingNode:
         acks = self._acks.setdefault(short, ([], []))
         acks[0].append(message.seq)
 
+    def _on_pull(self, short: int, message: StatusPull) -> None:
+        try:
+            self.watch.on_pull(short, message)
+        except ReadMiss as miss:
+            self._again(miss, self._on_pull, short, message)
+
     def _observe(self, short: int, clock: int) -> None:
         """The clock at the head of a frame."""
         try:
@@ -391,6 +410,7 @@ class RingNode:
         )
         self.coordinator.configure(placement, me, quorums, settings.level)
         self.repair.on_ring(placement, me)
+        self.watch.me = me
         self.node.log("notice", f"Member {me} of a ring of {len(ring.members)} nodes, epoch {ring.epoch}")
 
     def _on_change(self, short: int, live: bool) -> None:
@@ -402,6 +422,7 @@ class RingNode:
         if not up:
             self.forwards.peer_lost(short)
             self.flushes.peer_lost(short)
+            self.watch.peer_lost(short)
         self.coordinator.on_member(short, self.node.now_us)
 
     def _facts(self) -> Facts:
@@ -431,6 +452,7 @@ class RingNode:
         self.forwards.on_timer(now_us)
         self.flushes.on_timer(now_us)
         self.waits.on_timer(now_us)
+        self.watch.on_timer(now_us)
         if now_us >= self.repair.next_timer_us():
             self.repair.on_timer(now_us)
         node.after_us(TICK_US, self._tick)

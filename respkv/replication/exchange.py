@@ -160,7 +160,8 @@ class Session:
 
     __slots__ = (
         "_mark", "_next_seq", "_outgoing", "_sending", "_store", "_watermarks", "checked", "counters", "cut",
-        "different", "done", "id", "inbox", "keys_spent", "limits", "now_ms", "peer", "slots", "status",
+        "different", "differing", "done", "id", "inbox", "keys_spent", "limits", "now_ms", "peer", "sent", "slots",
+        "status",
     )  # fmt: skip
 
     def __init__(
@@ -188,6 +189,8 @@ class Session:
         self.different: dict[int, None] = {}
         #: slots that were compared
         self.checked: dict[int, None] = {}
+        #: slots whose roots differed, known to the initiator alone, and records sent to the peer
+        self.differing = self.sent = 0
         self.done = False
         #: how it ended, once ``done``
         self.status = OK
@@ -242,6 +245,7 @@ class Session:
         if records:
             payload = b"".join(encode_entry(internal, record) for internal, record in records)
             self._outgoing.append(Writes(self._next_seq(), REPAIR, payload))
+            self.sent += len(records)
             self.counters.sent += len(records)
             self.counters.bytes_sent += len(payload)
         return True
@@ -302,7 +306,8 @@ class Initiator(Session):
             for slot, root in message.roots:
                 if slot in owned and self._store.root(slot) != root:
                     self._todo.append(slot)
-            self.counters.slots_differing += len(self._todo)
+            self.differing = len(self._todo)
+            self.counters.slots_differing += self.differing
             self.checked = owned
             self._mark = self._store.appended()
             self._waiting = False

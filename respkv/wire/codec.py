@@ -270,6 +270,8 @@ def _row(number: int, message: Any, *fields: Field, ordered: bool = False) -> Ro
 
 _BLOB: Final = Blob()
 _HOST: Final = Text(255)
+#: A section of ``StatusPull`` may name a key.
+_SECTION_BYTES_MAX: Final = 1 << 20
 _UPDATES: Final = Many(Group(U16, U8, U64, U16), limit=0xFFFF)
 _FACTS: Final = Group(U64, U64, Blob(_STAMP_BYTES), U32, Blob(1 << 16), make=m.Facts._make)
 _FLOORS: Final = Many(Group(U16, U16, U16, STAMP))
@@ -305,7 +307,7 @@ ROWS: Final = (
     _row(36, m.PullRecords, U64, Many(_BLOB)),
     _row(37, m.Floors, U64, _FLOORS, Many(Group(U16, U16, U64))),
     _row(38, m.TreeEnd, U64, U8),
-    _row(48, m.StatusPull, U64, Text(255)),
+    _row(48, m.StatusPull, U64, Text(_SECTION_BYTES_MAX)),
     _row(49, m.Status, U64, Many(Group(Text(255), _BLOB))),
 )
 PART: Final = 255

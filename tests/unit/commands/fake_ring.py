@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from respkv.cluster.membership import Membership
 from respkv.cluster.placement import Placement
 from respkv.cluster.ring import Ring
 from respkv.cluster.topology import Link, Topology
 from respkv.commands.session import Session
+from respkv.node.repair_run import Row
 from tests.unit.cluster.rings import form
 from tests.unit.commands.fake_server import Client, FakeServer, FakeSink
 
@@ -40,6 +42,46 @@ class FakeRepair:
         return {"hint_entries": sum(self.hints.values())}
 
 
+class FakeWatch:
+    """Answers of members, set by hand; what was asked is kept."""
+
+    def __init__(self) -> None:
+        self.answers: dict[int, dict[str, bytes] | None] = {}
+        self.asked: list[object] = []
+        self.run: Any = None
+
+    def where(self, db: int, key: bytes, members: Iterable[int], done: Callable[[Any], None]) -> None:
+        self.asked.append((db, key, list(members)))
+        done(self.answers)
+
+    def verify(self, slot: int, replicas: tuple[int, ...], done: Callable[[Any], None]) -> None:
+        self.asked.append((slot, replicas))
+        done(self.answers)
+
+    def repair(self, slot: int | None, done: Callable[[Any, int], None]) -> Any:
+        self.asked.append(slot)
+        self.run = FakeRun(done)
+        return self.run
+
+
+class FakeRun:
+    """A repair that ends when it is told to."""
+
+    def __init__(self, done: Callable[[Any, int], None]) -> None:
+        self.done = done
+        self.rows: dict[int, Row] = {}
+
+    def end(self) -> None:
+        self.done(self.rows, 7)
+
+
+class FakeCoordinator:
+    """Who would be asked."""
+
+    def primary(self, slot: int) -> int:
+        return 3
+
+
 class FakeRing:
     """Keeps the contract of ``commands.session.RingPort``. ``FakeRing(0)`` is still forming."""
 
@@ -47,6 +89,8 @@ class FakeRing:
         self.me = me if members else 0
         self.mesh = FakeMesh()
         self.repair = FakeRepair()
+        self.watch = FakeWatch()
+        self.coordinator = FakeCoordinator()
         self.ring: Ring | None = None
         self.placement: Placement | None = None
         self.topology: Topology | None = None

@@ -11,11 +11,12 @@ from respkv.cluster.placement import Placement
 from respkv.env.rng import seeded
 from respkv.keyspace import keys, retention
 from respkv.node.repair import Repair
+from respkv.node.ring_watch import RingWatch
 from respkv.replication.replica import Replica
 from respkv.storage.job_board import COUNT
 from respkv.storage.jobs import no_pause
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import FOREGROUND, OK, Facts, WriteAcks, Writes
+from respkv.wire.messages import FOREGROUND, OK, Facts, Status, StatusPull, WriteAcks, Writes
 from respkv.worker.registry import run_job
 from tests.unit.cluster.rings import form
 from tests.unit.keyspace.rig import START_MS, Rig
@@ -80,6 +81,15 @@ class Node:
             interval_us=net.interval_us,
         )
         self.replica.watermarks = self.repair.watermarks
+        self.watch = RingWatch(
+            self.repair,
+            self.replica,
+            send=self.send,
+            live=lambda short: net.linked(self.short, short),
+            next_seq=net.next_seq,
+            now_us=lambda: net.now_us,
+        )
+        self.watch.me = self.short
 
     def facts(self, short: int) -> Facts | None:
         node = self.net.nodes.get(short)
@@ -118,6 +128,10 @@ class Node:
             self.commit()
             rows = tuple((message.seq, index, status) for index, status in refused)
             self.send(source, WriteAcks((message.seq,), rows))
+        elif isinstance(message, StatusPull):
+            self.rig.serve(lambda: self.watch.on_pull(source, message))
+        elif isinstance(message, Status):
+            self.watch.on_status(source, message)
         elif self.repair.owns(message):
             self.repair.on_message(source, message)
 
@@ -131,6 +145,7 @@ class Node:
         self.fetches.clear()
         if self.net.now_us >= self.repair.next_timer_us():
             self.repair.on_timer(self.net.now_us)
+        self.watch.on_timer(self.net.now_us)
         self.commit()
         self.work()
         plan = self.repair.sync_plan()
@@ -174,11 +189,16 @@ class Net:
         self.sent: list[tuple[int, int, Any]] = []
         self.lost = lambda source, target, message: False
         self.shorts = range(1, count + 1)
+        self.asked = 0
         self.nodes: dict[int, Node] = {}
         self.nodes.update((short, Node(short, self)) for short in self.shorts)
         if formed:
             for node in self.nodes.values():
                 node.repair.on_ring(self.placement, node.short)
+
+    def next_seq(self) -> int:
+        self.asked += 1
+        return self.asked
 
     def linked(self, left: int, right: int) -> bool:
         return left != right and right in self.nodes and frozenset((left, right)) not in self.cut
@@ -188,8 +208,9 @@ class Net:
         for other in self.nodes:
             if other != short:
                 self.cut[frozenset((short, other))] = None
-                self.nodes[other].repair.on_member(short, False)
-                self.nodes[short].repair.on_member(other, False)
+                for one, two in ((other, short), (short, other)):
+                    self.nodes[one].repair.on_member(two, False)
+                    self.nodes[one].watch.peer_lost(two)
         self.wire = deque(item for item in self.wire if short not in item[:2])
 
     def up(self, short: int) -> None:
