@@ -229,10 +229,13 @@ class LeafSums:
             return
         engine, rule = self.engine, self.rule
         owner = keys.element_owner(internal)[0]
-        owner_record = part.memtable.table.get(owner)
-        if owner_record is None:
-            owner_record = engine.get_below(part.memtable, owner)
-        floor = rule.owner_floor(owner, owner_record)
+        # As the sums know it. The memtable may know better, of an open batch; what that hides or shows is worked off
+        # when the owner is settled, and what it replaces here must still be taken out as it was put in.
+        settled = part.noted.get(owner)
+        if settled is None:
+            floor = rule.owner_floor(owner, engine.get_below(part.memtable, owner))
+        else:
+            floor = settled[1] if isinstance(settled, tuple) else MAX_STAMP
         old = part.noted.get(internal)
         if old is None:
             old = 0

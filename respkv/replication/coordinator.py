@@ -111,12 +111,17 @@ class Coordinator:
             return
         reads, writes = self.quorums.reads[QUORUM] - 1, self.quorums.writes[QUORUM] - 1
         needed = max(reads, writes)
-        live = {short: short != self.me and self._live(short) for short in placement.members}
-        for slot, replicas in enumerate(placement.table):
-            able = [short for short in replicas if live[short]]
-            self.ready[slot] = self.mine[slot] and len(able) >= needed and reads <= 1
-            # Neighbouring slots ask different peers, which spreads the work.
-            self.asks[slot] = self._collectors[able[slot % len(able)]] if able and reads == 1 else None
+        ready, able_of = [], []
+        for group in placement.groups:
+            able = [self._collectors[short] for short in group if short != self.me and self._live(short)]
+            ready.append(self.me in group and len(able) >= needed and reads <= 1)
+            able_of.append(able if reads == 1 else [])
+        group_of = placement.group_of
+        self.ready[:] = bytes([ready[group] for group in group_of])
+        # Neighbouring slots ask different peers, which spreads the work.
+        self.asks[:] = [
+            able[slot % len(able)] if (able := able_of[group]) else None for slot, group in enumerate(group_of)
+        ]
 
     def others(self, slot: int) -> Sequence[int]:
         """The other live replicas of a slot, in ring order from a place that varies by slot."""

@@ -3,6 +3,7 @@
     --seed S        the first seed (0)
     --seeds N       how many (1)
     --nodes N       nodes of the ring (3)
+    --processes N   seeds that run at a time (1)
     --mutation NAME break one rule in every node; then finding it is success
     --trace         print the trace of each run
     --list          name the mutations
@@ -15,6 +16,9 @@ from __future__ import annotations
 import sys
 import traceback
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 
 from respkv.base.errors import RespkvError
 from respkv.testing import mutations
@@ -31,10 +35,14 @@ def arguments(words: list[str] | None = None) -> Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--nodes", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--mutation", default="", choices=["", *mutations.MUTATIONS])
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--list", action="store_true")
-    return parser.parse_args(words)
+    asked = parser.parse_args(words)
+    if asked.trace and asked.processes > 1:
+        parser.error("--trace prints as a run goes on: leave --processes out")
+    return asked
 
 
 def run_plan(plan: Plan, *, trace: bool = False) -> Report:
@@ -55,6 +63,21 @@ def run_seed(seed: int, *, nodes: int = 3, mutation: str = "", trace: bool = Fal
     return run_plan(plan, trace=trace)
 
 
+def run_seeds(
+    seeds: Sequence[int], *, nodes: int = 3, mutation: str = "", trace: bool = False, processes: int = 1
+) -> Iterator[Report]:
+    """Runs of several seeds, in their order; ``processes`` of them at a time. Those not begun end with the iterator."""
+    run = partial(run_seed, nodes=nodes, mutation=mutation, trace=trace)
+    if processes == 1:
+        yield from map(run, seeds)
+        return
+    pool = ProcessPoolExecutor(processes)
+    try:
+        yield from pool.map(run, seeds)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def main(words: list[str] | None = None) -> int:
     """The command; its exit status."""
     asked = arguments(words)
@@ -63,8 +86,11 @@ def main(words: list[str] | None = None) -> int:
             print(f"{name}: {mutation.text}")
         return 0
     bad: list[int] = []
-    for seed in range(asked.seed, asked.seed + asked.seeds):
-        report = run_seed(seed, nodes=asked.nodes, mutation=asked.mutation, trace=asked.trace)
+    reports = run_seeds(
+        range(asked.seed, asked.seed + asked.seeds), nodes=asked.nodes, mutation=asked.mutation, trace=asked.trace,
+        processes=asked.processes,
+    )  # fmt: skip
+    for report in reports:
         print(report, flush=True)
         if asked.mutation:
             # Only what the rule's own checker has found counts.
@@ -74,9 +100,9 @@ def main(words: list[str] | None = None) -> int:
         if len(report.violations) > _SHOWN:
             print(f"  and {len(report.violations) - _SHOWN} more", flush=True)
         if report.violations:
-            bad.append(seed)
+            bad.append(report.seed)
             if asked.mutation:
-                print(f"found with {seed - asked.seed + 1} seeds")
+                print(f"found with {report.seed - asked.seed + 1} seeds")
                 return 0
     print(f"{asked.seeds} seeds, {len(bad)} with violations{': ' + ' '.join(map(str, bad)) if bad else ''}")
     return 1 if bad or asked.mutation else 0

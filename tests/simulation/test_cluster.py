@@ -1,5 +1,5 @@
 """Whole clusters under virtual time: seeds that must hold, one digest a seed, and rules broken on purpose that must be
-found. ``RESPKV_SEEDS`` sets how many seeds are run (200)."""
+found. ``RESPKV_SEEDS`` sets how many seeds are run (200), on as many cores as there are."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import pytest
 
 from respkv.testing import mutations
 from respkv.testing.cluster import Plan
-from respkv.testing.simulate import main, run_plan, run_seed
+from respkv.testing.simulate import main, run_plan, run_seed, run_seeds
 
-pytestmark = pytest.mark.skipif(
-    "RESPKV_SEEDS" not in os.environ, reason="five seeds find known faults (docs/simulation.md): set RESPKV_SEEDS"
-)
 SEEDS = int(os.environ.get("RESPKV_SEEDS", "200"))
-TOGETHER = 25
+TOGETHER = 20
+#: Seeds that find a fault which is not mended yet, with what is known of it.
+OPEN: dict[int, str] = {}
 ROOT = Path(__file__).parents[2]
 S = 1_000_000
 
 
 def run(first: int, count: int, nodes: int = 3) -> None:
-    for seed in range(first, first + count):
-        report = run_seed(seed, nodes=nodes)
+    seeds = [seed for seed in range(first, first + count) if seed not in OPEN]
+    for report in run_seeds(seeds, nodes=nodes, processes=os.cpu_count() or 1):
         assert not report.violations, "\n".join([str(report), *report.violations[:10]])
 
 

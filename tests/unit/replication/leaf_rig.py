@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
@@ -22,6 +23,8 @@ class LeafRig(Rig):
 
     leaf: LeafSums
     tell = True
+    #: how many keys the next commit finds settled while its batch is open: duties run in the middle of a cycle
+    early: Callable[[], int] | None = None
     #: compaction drops graves below this stamp, which no slot's watermark may lie below
     purged = ZERO_STAMP
 
@@ -35,6 +38,8 @@ class LeafRig(Rig):
         )
 
     def commit(self) -> None:
+        if self.early is not None and self.engine.batch:
+            self.settle(self.early())
         if self.tell:
             self.leaf.wrote(self.engine.batch)
         super().commit()
