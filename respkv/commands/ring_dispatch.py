@@ -53,6 +53,9 @@ class RingWork(Protocol):
     def wait(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> Pending | bytes:
         """WAIT and WAITAOF."""
 
+    def not_formed(self) -> bytes:
+        """The error reply while there is no ring: it is being formed, or this node was refused for good."""
+
 
 class RingDispatcher(Dispatcher):
     """The dispatcher of a ring member. ``coordinator`` and ``work`` are given once, before the first request."""
@@ -209,7 +212,7 @@ class RingDispatcher(Dispatcher):
         if self.coordinator.placement is None and session.authenticated:
             spec = self.table.resolve(argv)
             if spec is not None and not spec.flags & Flag.LOADING and spec.fits(len(argv)):
-                return self._reject(session, spec, errors.FORMING)
+                return self._reject(session, spec, self.work.not_formed())
         return super()._admit(session, argv)
 
     def _queue(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes:
@@ -258,7 +261,7 @@ class RingDispatcher(Dispatcher):
         """A data command: here, at another node, or with the reason why not."""
         coordinator = self.coordinator
         if coordinator.placement is None:
-            raise CommandError(errors.FORMING)
+            raise CommandError(self.work.not_formed())
         if spec.name in _BETWEEN_DATABASES:
             _check_databases(session, spec, argv)
         level = level_of(session, spec, argv, coordinator)

@@ -30,6 +30,7 @@ from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec
 from respkv.keyspace.leaf_sums import LeafSums
+from respkv.node.clock_alarm import ClockAlarm
 from respkv.node.forwards import Forwards
 from respkv.node.mesh import Mesh
 from respkv.node.repair import Repair
@@ -42,6 +43,7 @@ from respkv.replication.coordinator import Coordinator
 from respkv.replication.levels import Quorums
 from respkv.replication.replica import Replica
 from respkv.replication.rounds import Round
+from respkv.resp import errors
 from respkv.storage.wal import FatalStorageError
 from respkv.wire.codec import encode
 from respkv.wire.messages import (
@@ -89,11 +91,8 @@ class RingNode:
         self._outgoing: list[tuple[int, list[bytes]]] = []
         self._unshown: deque[tuple[int, list[tuple[int, list[bytes]]]]] = deque()
         self._acks: dict[int, tuple[list[int], list[tuple[int, int, int]]]] = {}
-        self.mesh = Mesh(node_id, secret=settings.secret, rng=node.rng, log=node.log)
-        self.mesh.clock = lambda: keyspace.clock.last
-        self.mesh.receive = self.receive
-        self.mesh.on_member = self._on_link
-        self.mesh.observe = self._observe
+        self.clock_alarm = ClockAlarm(node.log)
+        self.mesh = self._make_mesh(node_id)
         self.replica = Replica(node.applier)
         self.coordinator = Coordinator(
             self.replica,
@@ -156,6 +155,15 @@ class RingNode:
             StatusPull: self._on_pull,
             Status: self.watch.on_status,
         }
+
+    def _make_mesh(self, node_id: bytes) -> Mesh:
+        node = self.node
+        mesh = Mesh(node_id, secret=self.settings.secret, rng=node.rng, log=node.log)
+        mesh.clock = lambda: node.keyspace.clock.last
+        mesh.receive = self.receive
+        mesh.on_member = self._on_link
+        mesh.observe = self._observe
+        return mesh
 
     def _make_repair(self, directory: str) -> Repair:
         node, config = self.node, self.node.config
@@ -221,6 +229,7 @@ class RingNode:
             **self.repair.stats(),
             **self.forwards.stats(),
             "messages_waiting_for_blocks": self._waiting,
+            "clocks_too_far_ahead": self.clock_alarm.count,
         }
 
     def live(self, short: int) -> bool:
@@ -398,7 +407,7 @@ class RingNode:
         try:
             self.node.keyspace.clock.observe(clock, self.node.now_ms)
         except ClockSkewError as skew:
-            self.node.log("warning", f"The clock of node {short} is wrong, or ours is: {skew}")
+            self.clock_alarm.raised(short, str(skew), self.node.now_us)
 
     # -- the ring ----------------------------------------------------------------------------------
 
@@ -490,6 +499,11 @@ class RingNode:
     def wait(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> Pending | bytes:
         """WAIT and WAITAOF."""
         return self.waits.wait(session, spec, argv)
+
+    def not_formed(self) -> bytes:
+        """Why requests are not served while there is no ring."""
+        refused = self.member.refused
+        return errors.FORMING if refused is None else errors.kept_out(refused)
 
     def check_invariants(self) -> None:
         """Those of the parts."""

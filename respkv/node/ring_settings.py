@@ -28,7 +28,8 @@ INCARNATION_FILE: Final = "INCARNATION"
 _NODE_PORT_OFFSET: Final = 10_000
 _PORT_MAX: Final = 65_535
 _SECRET_WISHED: Final = 16
-_STORE: Final = ("CURRENT", "tables", "wal")
+_CURRENT: Final = "CURRENT"
+_STORE: Final = (_CURRENT, "tables", "wal")
 _WILDCARDS: Final = ("*", "0.0.0.0", "::", "::*")
 #: Until the rooms that are to follow them do.
 _UNBUILT: Final = ("conflict-policy", "merge-file", "colocate", "sloppy-quorum")
@@ -98,6 +99,12 @@ def ring_settings(config: ConfigStore, directory_listing: Iterable[str]) -> Ring
     if not (bootstrap or seeds or CLUSTER_FILE in names):
         _check_single(config, names)
         return None
+    if CLUSTER_FILE in names and _CURRENT not in names:
+        # It was written after the store. What was acknowledged here is gone, and others count on it.
+        raise RingProblem(
+            f"the directory '{config.string('dir')}' is that of a member of a cluster, but its data are gone: CURRENT"
+            " is missing. Put the data back; a node without what it has acknowledged is not taken back"
+        )
     if CLUSTER_FILE not in names and INCARNATION_FILE not in names and any(name in names for name in _STORE):
         raise RingProblem(
             f"{'bootstrap' if bootstrap else 'join'} needs an empty directory, and '{config.string('dir')}' holds the"

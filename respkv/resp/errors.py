@@ -74,6 +74,16 @@ TRY_AGAIN: Final = error(
     b"TRYAGAIN Too much is queued for other replicas of the key; nothing was changed. Try again in a moment."
 )
 FORMING: Final = error(b"LOADING The ring is being formed: waiting for its other nodes. See RKV.STATUS.")
+
+
+def kept_out(reason: str) -> bytes:
+    """A node that was told that it will never be a member of the ring; waiting would not help."""
+    return error(
+        b"CLUSTERDOWN This node is not a member of the cluster and will not become one (%b). Stop it, and start it with"
+        b" the directory that it had, or use another node" % reason.encode("ascii", "replace")
+    )
+
+
 NOT_ON_A_RING: Final = error(b"ERR This command is not available on a ring")
 MAX_CLIENTS: Final = error(b"ERR max number of clients reached")
 CLUSTER_DISABLED: Final = error(b"ERR This instance has cluster support disabled")

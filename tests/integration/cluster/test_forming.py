@@ -35,21 +35,26 @@ def identity(ring: Ring, number: int) -> tuple[bytes, bytes]:
         return face.execute_command("CLUSTER MYID"), ring.status(number)[b"status"]
 
 
-def loading(node: ServerProcess) -> bool:
-    """True when a node says that it does not serve yet."""
+def refusal(node: ServerProcess) -> str:
+    """Why a node does not serve: LOADING while it may become a member, CLUSTERDOWN once it cannot; "" when it does."""
     with node.client() as client:
         try:
             client.get("k")
-        except redis.BusyLoadingError:
-            return True
-    return False
+        except (redis.BusyLoadingError, redis.ResponseError) as error:
+            return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def loading(node: ServerProcess) -> bool:
+    """True when a node says that it does not serve yet."""
+    return refusal(node).startswith("BusyLoadingError")
 
 
 def assert_kept_out(ring: Ring, stranger: ServerProcess) -> None:
     """It never serves, and nobody else minds."""
     give_up = time.monotonic() + WATCH_S
     while time.monotonic() < give_up and stranger.process is not None and stranger.process.poll() is None:
-        assert loading(stranger)
+        assert refusal(stranger)
         time.sleep(0.1)
     ring.wait_whole()
     with ring.client(1) as client:
@@ -119,6 +124,8 @@ def test_who_comes_later_is_refused_with_the_reason(formed: Ring) -> None:
     fourth = formed.node(4, 3).start()
     try:
         wait_until(lambda: "refused" in fourth.log_text().lower(), FORM_S, fourth.report)
+        # No use in waiting: clients are told so, and why.
+        assert "will not become one" in refusal(fourth) and "the cluster is complete" in refusal(fourth)
         assert_kept_out(formed, fourth)
         if fourth.process is not None and fourth.process.poll() is None:
             with fourth.client() as client:
@@ -148,7 +155,7 @@ def test_a_node_that_lost_its_directory_is_not_taken_for_the_old_one(formed: Rin
     node.start()
     try:
         wait_until(lambda: "refused" in node.log_text().lower(), FORM_S, node.report)
-        assert loading(node)
+        assert "will not become one" in refusal(node)
         with formed.client(1) as client:
             assert client.set("k", "without it") and client.get("k") == b"without it"
     finally:
@@ -159,6 +166,38 @@ def test_a_node_that_lost_its_directory_is_not_taken_for_the_old_one(formed: Rin
         formed.wait_whole()
     with formed.client(3) as client:
         assert client.get("k") == b"without it"
+
+
+@pytest.mark.parametrize(
+    "kept", [("IDENTITY",), ("IDENTITY", "INCARNATION"), ("IDENTITY", "INCARNATION", "CLUSTER")]
+)
+def test_a_node_without_its_data_is_not_taken_for_the_old_one(formed: Ring, kept: tuple[str, ...]) -> None:
+    """The same id, and nothing of what it has acknowledged: it is kept out, and the others go on."""
+    node = formed.nodes[3]
+    node.stop()
+    aside = Path(f"{node.dir}.aside")
+    shutil.move(node.dir, aside)
+    os.mkdir(node.dir)
+    for name in kept:
+        shutil.copy(aside / name, node.dir)
+    try:
+        if "CLUSTER" in kept:
+            with pytest.raises(AssertionError, match=r"(?s)it ended with 1.*its data are gone"):
+                node.start()
+        else:
+            node.start()
+            wait_until(lambda: "will not become one" in refusal(node), FORM_S, node.report)
+            assert "has lost its ring; it is not taken in without data" in refusal(node)
+        with formed.client(1) as client:
+            assert client.set("k", "alone") and client.get("k") == b"alone"
+    finally:
+        node.end()
+        shutil.rmtree(node.dir)
+        shutil.move(aside, node.dir)
+        node.start()
+        formed.wait_whole()
+    with formed.client(3) as client:
+        assert client.get("k") == b"alone"
 
 
 def test_addresses_do_not_change(formed: Ring) -> None:
