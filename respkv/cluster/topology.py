@@ -94,6 +94,7 @@ class Topology:
         "_health",
         "_me",
         "_names",
+        "_own_slots",
         "_owners",
         "_placement",
         "_shards",
@@ -141,6 +142,7 @@ class Topology:
             self.slots_by_health[self._health[group_number]] += last - first + 1
         missing, whole = self.slots_by_health["fail"], SLOT_COUNT
         self._down: Final = missing > 0 if require_full_coverage else missing == whole
+        self._own_slots: bytes | None = None
         self._slots: Reply | None = None
         self._shards: Reply | None = None
 
@@ -149,6 +151,15 @@ class Topology:
     def owner(self, slot: int) -> int:
         """The short id of the node that clients are sent to for ``slot``."""
         return self._owners[self._placement.group_of[slot]][0]
+
+    def own_slots(self) -> bytes:
+        """By slot: 1 where clients are sent to this node. Made once, O(slots)."""
+        if self._own_slots is None:
+            self._own_slots = b"".join(
+                (b"\x01" if owners[0] == self._me else b"\x00") * (last - first + 1)
+                for first, last, owners in self.ranges
+            )
+        return self._own_slots
 
     def serves(self, slot: int) -> bool:
         """True when this node is one of the slot's replicas and so needs not answer MOVED."""

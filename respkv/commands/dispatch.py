@@ -460,10 +460,13 @@ class Dispatcher:
 
     # -- requests that take longer -----------------------------------------------------------------
 
-    def _walk(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
+    def _walk(
+        self, session: Session, spec: CommandSpec, argv: list[bytes], slots: bytes | bytearray | None = None
+    ) -> bytes | Pending:
         assert spec.handler is not None
         keyspace = self.keyspace
         view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
+        view.slots = slots
         walk = spec.handler(argv, view)
         if self.server.pubsub.events:
             walk = telling_walk(walk, spec, argv, view, self.applier, self.server.pubsub)

@@ -15,6 +15,7 @@ from typing import Final
 
 from respkv import __version__
 from respkv.base.build import is_compiled
+from respkv.base.slots import SLOT_COUNT
 from respkv.commands.ring import formed, on_cluster_face, ring_of
 from respkv.commands.session import RingPort, Server, Session
 from respkv.metrics.histogram import Histogram
@@ -65,14 +66,17 @@ def human(size: int) -> str:
     return f"{value:.2f}P"
 
 
-def key_counts(server: Server) -> list[tuple[int, int]]:
-    """(logical database, keys) of all databases. A slice of unsettled keys is settled first, so that the figures of a
-    quiet server are exact; under load they are estimates. Bounded: a block that is not in memory ends it."""
+def key_counts(server: Server, slots: bytes | bytearray | None = None) -> list[tuple[int, int]]:
+    """(logical database, keys) of all databases, in all slots or in those whose byte is 1. A slice of unsettled keys is
+    settled first, so that the figures of a quiet server are exact; under load they are estimates. Bounded: a block that
+    is not in memory ends it."""
     keyspace = server.keyspace
     for missing in keyspace.counts.settle(_SETTLED):
         if missing is not None:
             break
-    return [(db, keyspace.counts.total(stored)) for db, stored in enumerate(keyspace.stored)]
+    counts = keyspace.counts
+    total = counts.total if slots is None else lambda stored: counts.total_in(stored, slots)
+    return [(db, total(stored)) for db, stored in enumerate(keyspace.stored)]
 
 
 def _zeros(*names: str) -> list[Field]:
@@ -403,14 +407,32 @@ def cluster_section(facts: Facts) -> list[Field]:
 
 
 def keyspace_section(facts: Facts) -> list[Field]:
-    """Databases that hold keys; an empty one must not appear."""
+    """Databases that hold keys; an empty one must not appear. On a ring as DBSIZE on the face asked: of the whole ring,
+    an estimate where this node has only some of the slots; or of the slots for which clients are sent here."""
     expires = facts.figures.get("databases.expires", {})
+    counts, stored = facts.server.keyspace.counts, facts.server.keyspace.stored
+    slots = _slots_shown(facts)
+    whole = SLOT_COUNT if slots is None or facts.cluster_face else max(1, sum(slots))
     fields: list[Field] = []
-    for db, keys in key_counts(facts.server):
+    for db, keys in key_counts(facts.server, slots)[: 1 if facts.cluster_face else None]:
         if keys:
-            timed = expires.get(str(db), 0) if isinstance(expires, Mapping) else 0
-            fields.append((f"db{db}", f"keys={keys},expires={timed},avg_ttl=0,subexpiry=0"))
+            if slots is None:
+                timed = expires.get(str(db), 0) if isinstance(expires, Mapping) else 0
+            else:
+                timed = counts.expiring(stored[db], slots) * SLOT_COUNT // whole
+            fields.append((f"db{db}", f"keys={keys * SLOT_COUNT // whole},expires={timed},avg_ttl=0,subexpiry=0"))
     return fields
+
+
+def _slots_shown(facts: Facts) -> bytes | bytearray | None:
+    """The slots of this node that a face counts, None for all."""
+    found = None if facts.ring is None else formed(facts.ring)
+    if found is None:
+        return None
+    if facts.cluster_face:
+        return found.topology.own_slots()
+    coordinator = found.port.coordinator
+    return None if coordinator.everywhere else coordinator.mine
 
 
 def respkv_section(facts: Facts) -> list[Field]:

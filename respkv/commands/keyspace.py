@@ -1,7 +1,7 @@
 """Whole-keyspace commands: SCAN KEYS RANDOMKEY DBSIZE FLUSHDB FLUSHALL SWAPDB.
 
 The walks are generators: they yield None where they may be suspended, or a block that must be fetched
-before they go on, and return (reply, effects).
+before they go on, and return (reply, effects). On a ring ``view.slots`` says of which slots they tell.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ def _scan_options(argv: list[bytes]) -> tuple[bytes | None, int, bytes | None]:
     return pattern, count, kind
 
 
+def scan_count(argv: list[bytes]) -> int:
+    """How many keys a SCAN is to look for. CommandError when its options are mistaken."""
+    return _scan_options(argv)[1]
+
+
 def scan_cursor(text: bytes) -> int:
     """A cursor as the client sends it; anything but an unsigned 64-bit decimal is an error."""
     if not text.isdigit() or len(text) > 20 or int(text) >= 1 << 64:
@@ -94,7 +99,7 @@ def scan(argv: list[bytes], view: View) -> Walk:
     slot = cursor_slot(cursor) if cursor else 0
     if not 0 <= slot < SLOT_COUNT:
         return array([bulk(b"0"), bulk_array([])]), fx.NONE
-    walk = KeyWalk(view.keyspace, view.db, start=keys.place_start(slot, view.db))
+    walk = KeyWalk(view.keyspace, view.db, start=keys.place_start(slot, view.db), slots=view.slots)
     yield from _prepared(walk)
     yield from _resume(walk, cursor, slot)
     found: list[tuple[bytes, bytes]] = []
@@ -153,7 +158,7 @@ def keys_command(argv: list[bytes], view: View) -> Walk:
     """KEYS pattern: walks the store in slices; not a point in time."""
     pattern = argv[1]
     names: list[bytes] = []
-    walk = KeyWalk(view.keyspace, view.db)
+    walk = KeyWalk(view.keyspace, view.db, slots=view.slots)
     yield from _prepared(walk)
     while not walk.done:
         for internal, _ in (yield from _step(walk, _STEP)):
@@ -168,7 +173,7 @@ def randomkey(argv: list[bytes], view: View) -> Walk:
     """RANDOMKEY: a random key among the first ones behind a random slot."""
     start = view.rng.randrange(SLOT_COUNT)
     for first in (start, 0):
-        walk = KeyWalk(view.keyspace, view.db, start=keys.place_start(first, view.db))
+        walk = KeyWalk(view.keyspace, view.db, start=keys.place_start(first, view.db), slots=view.slots)
         yield from _prepared(walk)
         while not walk.done:
             found = yield from _step(walk, _WHOLE_SLOT)
@@ -182,7 +187,8 @@ def dbsize(argv: list[bytes], view: View) -> Walk:
     """DBSIZE: exact once what was put blind is settled, else with an estimate for the rest."""
     counts = view.keyspace.counts
     yield from counts.settle(_SETTLED_PER_DBSIZE)
-    return integer_reply(counts.total(view.db)), fx.NONE
+    slots = view.slots
+    return integer_reply(counts.total(view.db) if slots is None else counts.total_in(view.db, slots)), fx.NONE
 
 
 def _flush_mode(argv: list[bytes]) -> None:

@@ -78,6 +78,20 @@ def member_slots(session: Session) -> list[tuple[int, int]]:
     return [(first, last) for first, last, owners in found.topology.ranges if owners[0] == found.me]
 
 
+def slots_walked(session: Session) -> bytes | bytearray | None:
+    """The slots of which whole-keyspace commands of a connection tell *on this node*, None for all that is here.
+
+    Each key is to be counted once: the cluster face shows the slots for which clients are sent here, all nodes together
+    all; the plain face shows what this node has copies of, and asks others for the rest (``node/ring_walk``).
+    """
+    port = ring_of(session.server)
+    if port is None or port.topology is None:
+        return None
+    if session.cluster_face:
+        return port.topology.own_slots()
+    return None if port.coordinator.everywhere else port.coordinator.mine
+
+
 def level_of(word: bytes) -> int:
     """The level a word names, in any case. CommandError for any other word."""
     name = word.lower()

@@ -19,6 +19,7 @@ from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX
 from respkv.base.slots import slot_of
 from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
+from respkv.commands.ring import slots_walked
 from respkv.commands.ring_operation import Operation, Transaction
 from respkv.commands.routing import CROSS_SLOT, key_slots, level_of, route
 from respkv.commands.session import Pending, Session
@@ -55,6 +56,9 @@ class RingWork(Protocol):
 
     def not_formed(self) -> bytes:
         """The error reply while there is no ring: it is being formed, or this node was refused for good."""
+
+    def walk(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> Pending | bytes:
+        """SCAN, KEYS, DBSIZE and RANDOMKEY where this node has copies of some slots only."""
 
 
 class RingDispatcher(Dispatcher):
@@ -255,6 +259,10 @@ class RingDispatcher(Dispatcher):
             return self._transact(session, spec, argv)
         if spec.name in _WAITS:
             return self.work.wait(session, spec, argv)
+        if spec.form is Form.WALK:
+            if not (self.coordinator.everywhere or session.cluster_face):
+                return self.work.walk(session, spec, argv)
+            return self.walk_slots(session, spec, argv, slots_walked(session))
         return super()._run(session, spec, argv)
 
     def _serve(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
@@ -287,6 +295,12 @@ class RingDispatcher(Dispatcher):
         if session.forwarded:
             raise CommandError(errors.TRY_AGAIN)
         return self.work.forward(session, target, argv, level)
+
+    def walk_slots(
+        self, session: Session, spec: CommandSpec, argv: list[bytes], slots: bytes | bytearray | None
+    ) -> bytes | Pending:
+        """A walk over slots of this node, whose byte is 1; None for all. May raise CommandError."""
+        return self._walk(session, spec, argv, slots)
 
     def _flush(self, session: Session, spec: CommandSpec, argv: list[bytes], level: int) -> Pending:
         assert spec.handler is not None

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.commands.notifications import events_of, expire_sighted
+from respkv.commands.ring import slots_walked
 from respkv.commands.session import Session
 from respkv.commands.spec import (
     FAST,
@@ -278,7 +279,9 @@ class Runner:
     def _view(self, db: int, session: Session, before: OverlayView | None = None) -> OverlayView:
         pending = before.pending if before is not None else None
         number = self.keyspace.stored[db] if pending is None else pending.stored_number(self.keyspace, db)
-        return OverlayView(self.keyspace, number, session.server.rng, self.limit_bytes, pending)
+        view = OverlayView(self.keyspace, number, session.server.rng, self.limit_bytes, pending)
+        view.slots = slots_walked(session)
+        return view
 
     def _selected(self, session: Session, db: int, argv: list[bytes]) -> int:
         """The database after a SELECT, which may be mistaken, and is on the cluster face."""

@@ -16,7 +16,7 @@ import base64
 import json
 from array import array
 from collections.abc import Iterator
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, Final
 
 import lz4.block
@@ -260,8 +260,20 @@ class KeyCounts:
             total += sum(self.active.live[db]) * rest // len(self.active.noted)
         return max(0, total)
 
-    def expiring(self, db: int) -> int:
-        """Live keys of a stored database that have an expiry; as exact as ``total``."""
+    def total_in(self, db: int, slots: bytes | bytearray) -> int:
+        """``total`` of the slots whose byte is 1. What is estimated is taken to be spread evenly. O(slots)."""
+        exact = wanted = 0
+        for sums in (self.runs, *(d.live for d in self.older), self.active.live):
+            cells = sums.get(db)
+            if cells is not None:
+                exact += sum(cells)
+                wanted += sum(compress(cells, slots))
+        return max(0, wanted + (self.total(db) - exact) * sum(slots) // SLOT_COUNT)
+
+    def expiring(self, db: int, slots: bytes | bytearray | None = None) -> int:
+        """Live keys of a stored database, or of some of its slots, that have an expiry; as exact as ``total``."""
+        if slots is not None:
+            return self.total_in(db | EXPIRING_SUMS, slots)
         return self.total(db | EXPIRING_SUMS)
 
     def in_slot(self, db: int, slot: int) -> int:

@@ -34,14 +34,18 @@ _END: Final = bytes((keys.SPACE_RECORD + 1,))
 class KeyWalk:
     """The live keys of one stored database from ``start`` (an internal key) on.
 
-    ``step`` may raise ReadMiss, having passed nothing; call it again when the block is there.
+    ``slots`` limits it to the slots whose byte is 1. ``step`` may raise ReadMiss, having passed nothing; call it again
+    when the block is there.
     """
 
-    __slots__ = ("db", "done", "keyspace", "last", "position", "visited")
+    __slots__ = ("db", "done", "keyspace", "last", "position", "slots", "visited")
 
-    def __init__(self, keyspace: Keyspace, db: int, *, start: bytes = b"") -> None:
+    def __init__(
+        self, keyspace: Keyspace, db: int, *, start: bytes = b"", slots: bytes | bytearray | None = None
+    ) -> None:
         self.keyspace = keyspace
         self.db = db
+        self.slots = slots
         self.position = start or keys.place_start(0, db)
         self.done = False
         self.visited = 0
@@ -57,14 +61,35 @@ class KeyWalk:
         found: list[tuple[bytes, bytes]] = []
         before = self.position
         try:
-            self._collect(found, limit, _END if stop_slot >= SLOT_COUNT else keys.place_start(stop_slot, 0))
+            if self.slots is None:
+                self._collect(found, limit, stop_slot)
+            else:
+                self._collect_wanted(self.slots, found, limit, stop_slot)
         except ReadMiss:
             if self.position == before:
                 raise
             # What was passed is not met again, so it must be handed out; the next step misses anew.
         return found
 
-    def _collect(self, found: list[tuple[bytes, bytes]], limit: int, end: bytes) -> None:
+    def _collect_wanted(
+        self, slots: bytes | bytearray, found: list[tuple[bytes, bytes]], limit: int, stop_slot: int
+    ) -> None:
+        """Go on in the next run of wanted slots, and to its end at most."""
+        slot = keys.key_slot(self.position)
+        first = slots.find(1, slot, stop_slot)
+        if first < 0:
+            self.done = True
+            return
+        if first > slot:
+            self.position = keys.place_start(first, self.db)
+        after = slots.find(0, first, stop_slot)
+        self._collect(found, limit, after if after >= 0 else stop_slot)
+        if self.done and after >= 0:
+            self.position = keys.place_start(after, self.db)
+            self.done = False
+
+    def _collect(self, found: list[tuple[bytes, bytes]], limit: int, stop_slot: int) -> None:
+        end = _END if stop_slot >= SLOT_COUNT else keys.place_start(stop_slot, 0)
         keyspace, db, foreign = self.keyspace, self.db, 0
         now, floors = keyspace.now_ms, keyspace.floors
         for internal, record in keyspace.engine.scan(self.position, end):

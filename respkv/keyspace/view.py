@@ -133,10 +133,12 @@ class HashView:
 class View:
     """Typed reads of one database at one instant."""
 
-    __slots__ = ("db", "keyspace", "limit_bytes", "noted", "rng", "touching")
+    __slots__ = ("db", "keyspace", "limit_bytes", "noted", "rng", "slots", "touching")
 
     def __init__(self, keyspace: Keyspace, db: int, rng: Rng, limit_bytes: int) -> None:
         self.keyspace = keyspace
+        #: on a ring: the slots that walks go over, a byte each; None for all
+        self.slots: bytes | bytearray | None = None
         #: on a ring: where to note what is read, so that it can be compared with other replicas
         self.noted: ReadSet | None = None
         #: False: to look a key up is no use of it (OBJECT, TTL ..., all that a connection with NO-TOUCH does)

@@ -35,7 +35,7 @@ class _Open(NamedTuple):
     writes: bool
 
 
-class _Deaf:
+class Deaf:
     """The sink of a session whose connection is at another node: nothing is ever pushed to it."""
 
     __slots__ = ()
@@ -80,23 +80,28 @@ class Forwards:
 
     # -- asking ------------------------------------------------------------------------------------
 
+    def next_op(self) -> int:
+        """A number that no other request of this node to another one has."""
+        self._next_op += 1
+        return self._next_op
+
     def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
         """Have ``target`` execute a request. Raises CommandError when it cannot be asked."""
         spec = self._dispatcher.table.resolve(argv)
         writes = spec is None or bool(spec.flags & Flag.WRITE)
         if len(self._open) >= FORWARDS_MAX:
             raise CommandError(errors.TRY_AGAIN)
-        self._next_op += 1
+        op = self.next_op()
         keyspace = self._server.keyspace
         message = Forward(
-            self._next_op, session.id, keyspace.stored[session.db], session.proto, level, 0, FORWARD_TIMEOUT_US,
+            op, session.id, keyspace.stored[session.db], session.proto, level, 0, FORWARD_TIMEOUT_US,
             session.user, (tuple(argv),),
         )  # fmt: skip
         if not self._send(target, message):
             raise CommandError(errors.NO_REPLICAS)
         self.sent += 1
         pending = Pending()
-        self._open[self._next_op] = _Open(pending, target, self._server.now_us + FORWARD_TIMEOUT_US, writes)
+        self._open[op] = _Open(pending, target, self._server.now_us + FORWARD_TIMEOUT_US, writes)
         return pending
 
     def on_forwarded(self, peer: int, message: Forwarded) -> None:
@@ -144,7 +149,7 @@ class Forwards:
         if session is None:
             if len(self._sessions) >= SESSIONS_MAX:
                 self._forget(next(iter(self._sessions)))
-            session = Session(0, self._server, _Deaf(), address=f"node:{peer}", local_address="")
+            session = Session(0, self._server, Deaf(), address=f"node:{peer}", local_address="")
             session.authenticated = session.forwarded = True
             self._sessions[place] = session
         session.proto = 3 if message.proto == 3 else 2

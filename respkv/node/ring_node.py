@@ -38,6 +38,7 @@ from respkv.node.ring_flush import RingFlush
 from respkv.node.ring_member import RingMember
 from respkv.node.ring_settings import RingSettings
 from respkv.node.ring_wait import RingWait
+from respkv.node.ring_walk import RingWalk
 from respkv.node.ring_watch import RingWatch
 from respkv.replication.coordinator import Coordinator
 from respkv.replication.levels import Quorums
@@ -50,6 +51,7 @@ from respkv.wire.messages import (
     ALL_ENTRIES,
     BUSY,
     IO_ERROR,
+    SLICE,
     Facts,
     FlushTo,
     Forward,
@@ -132,6 +134,7 @@ class RingNode:
             self.repair, self.replica, send=self.send, live=self.live, next_seq=self._next_seq,
             now_us=lambda: node.now_us,
         )  # fmt: skip
+        self.walks = RingWalk(node, dispatcher, send=self.send, next_op=self.forwards.next_op)
         dispatcher.coordinator = self.coordinator
         dispatcher.work = self
         self._handlers = self._make_handlers()
@@ -148,8 +151,8 @@ class RingNode:
             ReadResult: self._on_result,
             RangeRead: self._on_range_read,
             RangeResult: self._on_result,
-            Forward: self.forwards.on_forward,
-            Forwarded: self.forwards.on_forwarded,
+            Forward: self._on_forward,
+            Forwarded: self._on_forwarded,
             SessionGone: self.forwards.on_session_gone,
             FlushTo: self._on_flush,
             StatusPull: self._on_pull,
@@ -391,6 +394,16 @@ class RingNode:
             if not self._again(miss, self._on_range_read, short, message):
                 self.send(short, RangeResult(message.seq, BUSY, False))
 
+    def _on_forward(self, short: int, message: Forward) -> None:
+        if message.flags & SLICE:
+            self.walks.on_slice(short, message)
+        else:
+            self.forwards.on_forward(short, message)
+
+    def _on_forwarded(self, short: int, message: Forwarded) -> None:
+        if not self.walks.on_forwarded(short, message):
+            self.forwards.on_forwarded(short, message)
+
     def _on_flush(self, short: int, message: FlushTo) -> None:
         self.replica.flush(message)
         acks = self._acks.setdefault(short, ([], []))
@@ -432,6 +445,7 @@ class RingNode:
             self.forwards.peer_lost(short)
             self.flushes.peer_lost(short)
             self.watch.peer_lost(short)
+            self.walks.peer_lost(short)
         self.coordinator.on_member(short, self.node.now_us)
 
     def _facts(self) -> Facts:
@@ -462,6 +476,7 @@ class RingNode:
         self.flushes.on_timer(now_us)
         self.waits.on_timer(now_us)
         self.watch.on_timer(now_us)
+        self.walks.on_timer(now_us)
         if now_us >= self.repair.next_timer_us():
             self.repair.on_timer(now_us)
         node.after_us(TICK_US, self._tick)
@@ -504,6 +519,10 @@ class RingNode:
         """Why requests are not served while there is no ring."""
         refused = self.member.refused
         return errors.FORMING if refused is None else errors.kept_out(refused)
+
+    def walk(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> Pending | bytes:
+        """SCAN, KEYS, DBSIZE, RANDOMKEY over slots of several nodes."""
+        return self.walks.walk(session, spec, argv)
 
     def check_invariants(self) -> None:
         """Those of the parts."""

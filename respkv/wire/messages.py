@@ -50,6 +50,9 @@ READONLY: Final = 1
 TRANSACTION: Final = 2
 #: the session asks for no change of access times
 NO_TOUCH: Final = 4
+#: the request walks over the keyspace; a second row of ``commands`` holds the slots that it is to tell of, as pairs of
+#: first and last, each u16 big-endian
+SLICE: Final = 8
 
 # --- Kinds of channels in Publish and Interest.
 CHANNEL: Final = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from respkv.base.slots import SLOT_COUNT
 from respkv.cluster.membership import Membership
 from respkv.cluster.placement import Placement
 from respkv.cluster.ring import Ring
@@ -76,7 +77,11 @@ class FakeRun:
 
 
 class FakeCoordinator:
-    """Who would be asked."""
+    """Who would be asked, and what this node has copies of."""
+
+    def __init__(self) -> None:
+        self.everywhere = True
+        self.mine = bytearray(SLOT_COUNT)
 
     def primary(self, slot: int) -> int:
         return 3
@@ -91,6 +96,7 @@ class FakeRing:
         self.repair = FakeRepair()
         self.watch = FakeWatch()
         self.coordinator = FakeCoordinator()
+        self.coordinator.everywhere = members <= replicas
         self.ring: Ring | None = None
         self.placement: Placement | None = None
         self.topology: Topology | None = None
@@ -99,6 +105,7 @@ class FakeRing:
             self.ring = form(members, replicas=replicas)
             self.placement = Placement(self.ring)
             self.membership = Membership(me, range(1, members + 1), incarnation=4)
+            self.coordinator.mine[:] = bytes(me in owners for owners in self.placement.table)
             self.rebuild()
 
     def rebuild(self) -> None:

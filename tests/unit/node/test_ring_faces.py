@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.unit.commands.harness import ErrorText
-from tests.unit.node.simulated_ring import SimulatedRing
+from tests.unit.node.simulated_ring import Connection, SimulatedRing
 
 FORMING = ErrorText("LOADING The ring is being formed: waiting for its other nodes. See RKV.STATUS.")
 
@@ -65,3 +65,108 @@ def test_commands_between_databases(ring: SimulatedRing) -> None:
         assert client("MULTI") == b"OK"
         assert isinstance(client("SWAPDB", 0, 1), ErrorText)
         assert client("EXEC") == ErrorText("EXECABORT Transaction discarded because of previous errors.")
+
+
+# -- commands over the whole keyspace ------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wide_ring() -> SimulatedRing:
+    """Five nodes, three copies: nobody has everything."""
+    return SimulatedRing(5)
+
+
+@pytest.fixture(params=[3, 5])
+def sized(request: pytest.FixtureRequest, shared: SimulatedRing, wide_ring: SimulatedRing) -> Iterator[SimulatedRing]:
+    found = shared if request.param == 3 else wide_ring
+    yield found
+    assert found.connect(1)("FLUSHALL") == b"OK"
+
+
+def fill(ring: SimulatedRing, count: int) -> list[bytes]:
+    """Keys on all their replicas."""
+    names = [b"key-%d" % at for at in range(count)]
+    client = ring.connect(1)
+    client("RKV.LEVEL", "ALL")
+    assert client.all(*[("SET", name, "v") for name in names]) == [b"OK"] * count
+    return names
+
+
+def scanned(client: Connection, *options: str | int) -> list[bytes]:
+    """All that a whole SCAN gives; its cursors go to one node."""
+    found, cursor = [], b"0"
+    for _ in range(20_000):
+        cursor, names = client("SCAN", cursor, *options)
+        found += names
+        if cursor == b"0":
+            return found
+    raise AssertionError("it does not end")
+
+
+def test_the_plain_face_counts_each_key_of_the_ring_once(sized: SimulatedRing) -> None:
+    names = fill(sized, 200)
+    for number in range(1, sized.size + 1):
+        client = sized.connect(number)
+        assert client("DBSIZE") == 200
+        assert sorted(client("KEYS", "*")) == sorted(names)
+        assert sorted(client("KEYS", "key-1*")) == sorted(name for name in names if name.startswith(b"key-1"))
+        assert sorted(scanned(client, "COUNT", 50)) == sorted(names)
+        assert client("RANDOMKEY") in names
+        client("SELECT", 1)
+        assert client("DBSIZE") == 0 and client("KEYS", "*") == [] and scanned(client) == []
+        assert client("RANDOMKEY") is None
+
+
+def test_a_cursor_means_the_same_on_every_node(sized: SimulatedRing) -> None:
+    names = fill(sized, 200)
+    clients = [sized.connect(number) for number in range(1, sized.size + 1)]
+    found, cursor, turn = [], b"0", 0
+    while turn == 0 or cursor != b"0":
+        cursor, part = clients[turn % len(clients)]("SCAN", cursor, "COUNT", 3)
+        found += part
+        turn += 1
+    assert set(found) == set(names) and turn > 2
+
+
+def test_the_nodes_of_the_cluster_face_add_up(sized: SimulatedRing) -> None:
+    names = fill(sized, 200)
+    told: list[bytes] = []
+    counted = shown = 0
+    for number in range(1, sized.size + 1):
+        face = sized.connect(number, face="cluster")
+        own = face("KEYS", "*")
+        assert 10 < len(own) < 150 and sorted(scanned(face, "COUNT", 7)) == sorted(own)
+        assert face("DBSIZE") == len(own) and face("RANDOMKEY") in own
+        assert face.all(("MULTI",), ("DBSIZE",), ("EXEC",))[2] == [len(own)]
+        told += own
+        counted += len(own)
+        shown += int(face("INFO", "keyspace").split(b"db0:keys=")[1].split(b",")[0])
+        for name in own:
+            assert face("GET", name) == b"v"
+    assert sorted(told) == sorted(names) and counted == shown == 200
+
+
+def test_info_of_the_plain_face_tells_of_the_whole_ring(sized: SimulatedRing) -> None:
+    fill(sized, 400)
+    shown = sized.connect(2)("INFO", "keyspace")
+    keys = int(shown.split(b"db0:keys=")[1].split(b",")[0])
+    assert keys == 400 if sized.size == 3 else 300 < keys < 500
+
+
+def test_mistakes_in_whole_keyspace_commands(sized: SimulatedRing) -> None:
+    client = sized.connect(2)
+    assert client("SCAN", "x") == ErrorText("ERR invalid cursor")
+    assert client("SCAN", 0, "COUNT", 0) == ErrorText("ERR syntax error")
+    assert client("SCAN", 0, "COUNT") == ErrorText("ERR syntax error")
+    assert client("SCAN", (1 << 64) - 1) == [b"0", []]
+
+
+def test_slots_nobody_can_tell_of_are_an_error(wide_ring: SimulatedRing) -> None:
+    client = wide_ring.connect(1)
+    coordinator = wide_ring.node(1).ring.coordinator
+    live, coordinator._live = coordinator._live, lambda short: False
+    try:
+        for words in (["DBSIZE"], ["KEYS", "*"], ["RANDOMKEY"]):
+            assert client(*words).startswith("CLUSTERDOWN ")
+    finally:
+        coordinator._live = live
