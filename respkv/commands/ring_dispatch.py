@@ -21,9 +21,10 @@ from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
 from respkv.commands.ring import slots_walked
 from respkv.commands.ring_operation import Operation, Transaction
-from respkv.commands.routing import CROSS_SLOT, key_slots, level_of, route
+from respkv.commands.routing import CROSS_SLOT, NO_COMMON_OWNER, key_slots, level_of, route
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
+from respkv.commands.spread import CUT, Spread
 from respkv.commands.transactions import end_multi
 from respkv.keyspace.counts import LIVE
 from respkv.keyspace.view import View
@@ -282,6 +283,8 @@ class RingDispatcher(Dispatcher):
             return reply
         target, answer = route(session, spec, argv, slots, level, coordinator)
         if not target:
+            if answer is NO_COMMON_OWNER and spec.name in CUT and not session.forwarded:
+                return Spread(self, session, spec, argv, level).start()
             raise CommandError(answer)
         if target != coordinator.me:
             return self.pass_on(session, target, argv, level)

@@ -19,6 +19,11 @@ from respkv.resp.reply import error
 
 CROSS_SLOT: Final = error(b"CROSSSLOT Keys in request don't hash to the same slot")
 CLUSTER_DOWN: Final = error(b"CLUSTERDOWN No replica of the key's slot can be reached; nothing was changed")
+#: The answer of a request that has to be cut, where it can be (``spread``).
+NO_COMMON_OWNER: Final = error(
+    b"CROSSSLOT No reachable node holds all keys of the request; nothing was changed. Keys with a common {tag} are"
+    b" always held together."
+)
 #: Options of SET that make it read the key before it writes.
 _READING_OPTIONS: Final = frozenset({b"NX", b"XX", b"GET", b"KEEPTTL", b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE"})
 
@@ -61,7 +66,7 @@ def level_of(session: Session, spec: CommandSpec, argv: list[bytes], coordinator
 def route(
     session: Session, spec: CommandSpec, argv: list[bytes], slots: list[int], level: int, coordinator: Coordinator
 ) -> Route:
-    """Where a request with these slots is executed. ``slots`` is not empty."""
+    """Where a request with these slots (at least one) is executed: at a node that has copies of all of them."""
     ring = session.server.ring
     assert ring is not None and ring.topology is not None
     first = slots[0]
@@ -75,12 +80,11 @@ def route(
     write = bool(spec.flags & Flag.WRITE)
     target = me
     if not mine or reads_first(spec, argv):
-        target = coordinator.primary(first)
+        target = coordinator.primary_of(slots)
         if not target:
-            return Route(0, CLUSTER_DOWN)
+            return Route(0, NO_COMMON_OWNER if all(map(coordinator.primary, slots)) else CLUSTER_DOWN)
     if session.forwarded and mine:
         target = me
-    held = [slot for slot in slots if coordinator.mine[slot]]
-    if target == me and not all(coordinator.reaches(slot, level, write=write) for slot in held):
+    if target == me and not all(coordinator.reaches(slot, level, write=write) for slot in slots):
         return Route(0, errors.NO_REPLICAS)
     return Route(target)

@@ -138,6 +138,15 @@ class Coordinator:
                 return short
         return 0
 
+    def primary_of(self, slots: Sequence[int]) -> int:
+        """The acting primary of the first slot among those that have copies of all; 0 when nobody alive has."""
+        assert self.placement is not None
+        table = self.placement.table
+        for short in table[slots[0]]:
+            if (short == self.me or self._live(short)) and all(short in table[slot] for slot in slots):
+                return short
+        return 0
+
     def reaches(self, slot: int, level: int, *, write: bool) -> bool:
         """Whether a level can be met at a slot of this node now, as far as is known."""
         needed = (self.quorums.writes if write else self.quorums.reads)[level]
