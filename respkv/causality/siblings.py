@@ -14,7 +14,8 @@ What stands before the value lengths is the same on every replica that knows the
 has already dropped an expired value: it is what ``token`` hashes. Equal containers have equal bytes. Two containers
 may share their newest dot and yet differ, so stamps do not tell whether two records are equal; tokens do.
 
-A plain record, from before a policy was given, counts as the write of actor ``(node of its stamp, 0)``.
+A plain record, from before a policy was given, counts as the write of actor ``(node of its stamp, 0)``. Its body is the
+finished bulk reply of its value (``keyspace/rows.py``); a container holds values as they are.
 """
 
 from __future__ import annotations
@@ -132,7 +133,18 @@ def container_of(data: bytes | None, *, where: str = "siblings") -> Container:
     kind, stamp, expire_at_ms, body = record.decode(data)
     assert kind in (STRING, TOMBSTONE), "a collection has no siblings"
     hlc, actor = stamp_hlc(stamp), dvv.make_actor(int.from_bytes(stamp[8:], "big"), 0)
-    return Container({actor: hlc}, (Sibling(hlc, actor, expire_at_ms, body if kind == STRING else None),))
+    value = body[body.index(b"\n") + 1 : -2] if kind == STRING else None
+    return Container({actor: hlc}, (Sibling(hlc, actor, expire_at_ms, value),))
+
+
+def without_flushed(data: bytes, floor: bytes, *, where: str = "siblings") -> bytes:
+    """A container's record without the siblings at or below a flush floor; its own stamp lies above that.
+
+    The very object ``data`` when there are none. What another node has not flushed yet must not come back with it.
+    """
+    container = decode(data, where=where)
+    kept = dvv.drop_flushed(container, floor)
+    return data if kept is container else encode(kept)
 
 
 def join(left: bytes, right: bytes, *, last_write_wins: bool = False, where: str = "siblings") -> bytes:

@@ -151,7 +151,7 @@ class Dispatcher:
         ``parser.has_more``. Once the cycle has lasted too long the turns that are left are returned as they are.
         """
         keyspace, clock, views = self.keyspace, self.keyspace.clock, self._views
-        node, server, quick = clock.node, self.server, self._quick.get
+        node, server, quick, ruled = clock.node, self.server, self._quick.get, self.ruled
         now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
         began_us = self._ended_us = self._clock_us()
         self._general_us = 0
@@ -164,8 +164,7 @@ class Dispatcher:
             if over or turn.session.closing:  # A request of this sweep has killed it.
                 special.append((turn, None))
                 continue
-            session, parser, out = turn.session, turn.parser, turn.out
-            append = out.append
+            session, parser, append = turn.session, turn.parser, turn.out.append
             session.last_us = now_us
             if session.db != logical and not stale:
                 clock.last, stale = last, True
@@ -198,7 +197,8 @@ class Dispatcher:
                                     continue
                         elif size == 3 and (argv[0] == b"SET" or argv[0] == b"set"):
                             _, key, value = argv
-                            if key.__class__ is bytes and value.__class__ is bytes and 123 not in key:
+                            usual = key.__class__ is bytes and value.__class__ is bytes and 123 not in key
+                            if usual and (ruled is None or not ruled(key)):
                                 row = rows.get(key)
                                 plain = row.__class__ is bytes
                                 if plain or (row is None and not (old_rows and key in old_rows)):

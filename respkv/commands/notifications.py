@@ -42,7 +42,7 @@ _STRING_EVENTS: Final = {
     "setrange": b"setrange",
 }
 #: Commands that put a string with an expiry of its own; one in the past deletes the key.
-_WITH_EXPIRY: Final = frozenset({"cas", "msetex", "psetex", "set", "setex"})
+_WITH_EXPIRY: Final = frozenset({"cas", "msetex", "psetex", "rkv.set", "set", "setex"})
 #: What is told of a hash whose fields were written, by command; all others say "hset".
 _HASH_EVENTS: Final = {
     "hexpire": b"hexpire",
@@ -180,6 +180,8 @@ def _key_changes(name: str, argv: list[bytes], effects: fx.Effects, view: View) 
         operation, _, key = effect[:3]
         exists = there[key] if key in there else view.row(key) is not None
         lapsed = operation == fx.DELETE and name in _WITH_EXPIRY
+        if operation == fx.SUPERSEDE:
+            operation = fx.DELETE if effect[3] is None else fx.PUT
         if operation == fx.PUT or lapsed:
             if not exists:
                 events.append((NEW_KEY, b"new", key, number))

@@ -105,8 +105,8 @@ class Operation:
 
     def _attempt(self) -> bytes | None:
         """Run the handler; the reply when it may be given, None while something is awaited."""
-        coordinator = self.dispatcher.coordinator
-        noted = ReadSet(self.dispatcher.keyspace) if coordinator.quorums.reads[self.level] > 1 else None
+        dispatcher, coordinator = self.dispatcher, self.dispatcher.coordinator
+        noted = ReadSet(dispatcher.keyspace) if coordinator.quorums.reads[self.level] > 1 else None
         mistake: bytes | None = None
         effects: fx.Effects = fx.NONE
         view, run = self._prepare(noted)
@@ -115,6 +115,8 @@ class Operation:
         except CommandError as reason:
             # It may be a mistake only by what is here: WRONGTYPE of a key that has another type by now.
             mistake = reply = reason.reply
+        if noted is not None and dispatcher.keyspace.conflicts is not None:
+            noted.note_superseded(effects)
         if noted is not None and self._compare(noted):
             writes = bool(effects) or self._is_transaction()
             self._reply = None if writes else mistake or encode(reply, self.session.proto)

@@ -124,6 +124,7 @@ def build_table(renamed: Mapping[str, str] | None = None) -> CommandTable:
         bitfield,
         bits,
         cas,
+        causal,
         client,
         command,
         config_commands,
@@ -150,7 +151,7 @@ def build_table(renamed: Mapping[str, str] | None = None) -> CommandTable:
     )
 
     modules = (
-        bitfield, bits, cas, client, command, config_commands, connection, debug, dump, expire, generic,
+        bitfield, bits, cas, causal, client, command, config_commands, connection, debug, dump, expire, generic,
         hash, hash_expire, hash_scan, keyspace, latency, lcs, memory, monitor, pubsub, server, slowlog, string,
         string_set, transactions, wait,
     )  # fmt: skip

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT, hash_tag
+from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import (
     BODY_AT,
+    DVV,
     HAS_EXPIRY,
     TYPE_MASK,
     encode,
@@ -28,9 +30,20 @@ from respkv.causality.record import (
 )
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
+from respkv.keyspace.conflicts import WRITES
 from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
 from respkv.keyspace.keyspace import Keyspace
-from respkv.keyspace.rows import FieldEntry, HashRow, Row, field_charge, field_expiry, row_expiry, string_row
+from respkv.keyspace.rows import (
+    FieldEntry,
+    HashRow,
+    Row,
+    field_charge,
+    field_expiry,
+    reply_of_string,
+    row_expiry,
+    string_row,
+)
+from respkv.keyspace.sibling_writes import SiblingWrites
 from respkv.resp.reply import BULK_HEADS
 from respkv.storage.write_batch import pack_lengths
 
@@ -55,18 +68,22 @@ class Applier:
     expired form was put.
     """
 
-    __slots__ = ("keyspace", "on_expired")
+    __slots__ = ("_siblings", "keyspace", "on_expired")
 
     def __init__(self, keyspace: Keyspace) -> None:
         self.keyspace = keyspace
         self.on_expired: Callable[[int, bytes, bytes | None, bool], None] | None = None
+        self._siblings: Any = None
 
     def apply(self, effects: fx.Effects) -> None:
         """Apply all effects of one command or transaction."""
         if not effects:
             return
         operation = effects[0][0]
-        if len(effects) == 1:
+        conflicts = self.keyspace.conflicts
+        if conflicts is not None and conflicts.concerns(effects):
+            pass
+        elif len(effects) == 1:
             if operation == fx.PUT:
                 self._put_strings(effects)
                 return
@@ -83,7 +100,9 @@ class Applier:
         counted: dict[tuple[int, bytes], HashRow] = {}
         for effect in effects:
             operation = effect[0]
-            if operation == fx.PUT:
+            if conflicts is not None and self._written_as_siblings(effect, plan):
+                counted.pop((effect[1], effect[2]), None)
+            elif operation == fx.PUT:
                 counted.pop((effect[1], effect[2]), None)
                 self._put_strings((effect,))
                 plan.rows[effect[1], effect[2]] = self._written_string(effect[1], effect[2])
@@ -114,17 +133,20 @@ class Applier:
 
     def prepare(self, effects: fx.Effects) -> Plan:
         """Read what ``effects`` need to know, changing nothing. May raise ReadMiss."""
-        keyspace = self.keyspace
+        keyspace, conflicts = self.keyspace, self.keyspace.conflicts
         plan = Plan()
         for effect in effects:
             operation, db, key = effect[0], effect[1], effect[2]
-            if operation in (fx.PUT, fx.FLUSH, fx.SWAP):
+            kept = conflicts is not None and operation in WRITES and conflicts.keeps(key)
+            if kept:
+                self.siblings().read(effect, plan)
+            if operation in (fx.PUT, fx.FLUSH, fx.SWAP, fx.SUPERSEDE):
                 continue
             if (db, key) in plan.rows:
                 row = plan.rows[db, key]
             else:
                 row = plan.rows[db, key] = keyspace.row(db, key)
-            if operation == fx.EXPIRE:
+            if operation == fx.EXPIRE and not kept:
                 internal = keyspace.internal(db, key)
                 plan.records[internal] = keyspace.record(internal)
             elif operation == fx.PUT_ELEMENT and type(row) is not HashRow and keyspace.watermark is not None:
@@ -135,6 +157,25 @@ class Applier:
                 if keyspace.element(db, key, row, field) is None and not row.complete:
                     plan.absent[row.prefix + field] = None
         return plan
+
+    # -- keys whose concurrent writes are kept -----------------------------------------------------
+
+    def siblings(self) -> Any:
+        """The writer of such keys; there are some."""
+        if self._siblings is None:
+            self._siblings = SiblingWrites(self, self.keyspace.conflicts)
+        return self._siblings
+
+    def _written_as_siblings(self, effect: fx.Effect, plan: Plan) -> bool:
+        """Whether an effect was one of such a key, and is done."""
+        kept = effect[0] in WRITES and self.keyspace.conflicts.keeps(effect[2])
+        return bool(kept and self.siblings().write(effect, plan))
+
+    def write_back(self) -> None:
+        """Write the values that merges have made of siblings, where this node is the one to do it."""
+        conflicts = self.keyspace.conflicts
+        if conflicts is not None and conflicts.merged:
+            self.siblings().write_back(Plan())
 
     # -- strings and whole keys --------------------------------------------------------------------
 
@@ -226,6 +267,8 @@ class Applier:
         internal = keyspace.internal(db, key)
         record = keyspace.engine.memtable.table.get(internal) or plan.records[internal]
         assert record is not None and record[0] & TYPE_MASK, "an existing key has a record"
+        if record[0] & DVV:  # Of a time when its siblings were kept: what is seen of it stays.
+            record = encode(STRING, record[1:BODY_AT], reply_of_string(row))
         record = with_expiry(record, keyspace.stamp(), expire_at_ms)
         self.put_record(internal, record)
         if type(row) is HashRow:
@@ -372,7 +415,8 @@ class Applier:
         if int.from_bytes(record[11:19], "big") > keyspace.now_ms:
             return False
         db, key = keys.key_db(internal), keys.user_key(internal)
-        self._bury(internal, expired_form(record), EXPIRING)
+        expired = siblings.expired_form(record, keyspace.now_ms) if record[0] & DVV else expired_form(record)
+        self._bury(internal, expired, EXPIRING)
         keyspace.cache.drop(db, key)
         keyspace.expired_keys += 1
         if keyspace.watching:

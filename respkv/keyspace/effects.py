@@ -10,6 +10,8 @@ They are the unit of logging, replication and merging. The first item is the ope
     (REMOVE_ELEMENT, db, key, field)                  one element; the last one takes the key with it
     (FLUSH, db, b"")                                  everything in a database
     (SWAP, db, b"", other_db)                         exchange two databases (logical numbers)
+    (SUPERSEDE, db, key, value, expire_at_ms, context)   a value (None: a deletion) in place of the siblings that the
+                                                      causal context covers
 
 Whether something was there is found out by ``keyspace.apply``, never told by the effect.
 """
@@ -25,6 +27,7 @@ PUT_ELEMENT: Final = 3
 REMOVE_ELEMENT: Final = 4
 FLUSH: Final = 5
 SWAP: Final = 6
+SUPERSEDE: Final = 7
 
 Effect = tuple[Any, ...]
 Effects = tuple[Effect, ...] | list[Effect]
@@ -39,6 +42,11 @@ def put(db: int, key: bytes, value: bytes, expire_at_ms: int = 0) -> Effect:
 def delete(db: int, key: bytes) -> Effect:
     """The key goes, whatever its type."""
     return (DELETE, db, key)
+
+
+def supersede(db: int, key: bytes, value: bytes | None, expire_at_ms: int, context: dict[int, int]) -> Effect:
+    """A value in place of what its writer has seen; only for keys whose concurrent writes are kept."""
+    return (SUPERSEDE, db, key, value, expire_at_ms, context)
 
 
 def expire(db: int, key: bytes, expire_at_ms: int) -> Effect:

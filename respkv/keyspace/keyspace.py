@@ -10,17 +10,28 @@ Reads may raise ``ReadMiss`` (nothing has changed; run again once the block is t
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import slot_of
+from respkv.causality.dvv import EMPTY, Container, drop_flushed
 from respkv.causality.hlc import ZERO_STAMP, HybridClock
-from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, Record, decode, encode
-from respkv.causality.siblings import token
+from respkv.causality.record import (
+    BODY_AT,
+    DVV,
+    EXPIRING_BODY_AT,
+    HAS_EXPIRY,
+    TYPE_MASK,
+    Record,
+    decode,
+    encode,
+    expire_at_of,
+)
+from respkv.causality.siblings import container_of, token
 from respkv.keyspace import keys
 from respkv.keyspace.counts import KeyCounts
 from respkv.keyspace.floors import META_PREFIX, FlushFloors
-from respkv.keyspace.rows import FieldEntry, HashRow, Row, field_charge, field_expiry, string_row
+from respkv.keyspace.rows import FieldEntry, HashRow, Row, TimedString, field_charge, field_expiry, string_row
 from respkv.keyspace.scan import CursorTable
 from respkv.storage.row_cache import RowCache
 
@@ -28,6 +39,7 @@ if TYPE_CHECKING:
     from respkv.storage.engine import Engine
 
 _DATABASES: Final = keys.meta_key(b"databases")
+_ACTORS: Final = keys.meta_key(b"actors")
 _CEILING: Final = keys.meta_key(b"hlc-ceiling")
 _EXPIRED_THROUGH: Final = keys.meta_key(b"expired-through")
 #: In an element count: other replicas have changed the collection too, whoever wants the number counts.
@@ -43,8 +55,10 @@ class Keyspace:
 
     __slots__ = (
         "_prefixes",
+        "actors_from",
         "cache",
         "clock",
+        "conflicts",
         "counts",
         "cursors",
         "databases",
@@ -89,6 +103,10 @@ class Keyspace:
         self.watermark: Callable[[int], bytes] | None = None
         #: local facts logged: a cycle with any holds entries that no other node may see
         self.meta_puts = 0
+        #: policies for concurrent writes (keyspace/conflicts.py); None: last write wins, everywhere
+        self.conflicts: Any = None
+        #: siblings are written under actors with this number or a greater one; 0: none has ever been given out
+        self.actors_from = 0
         self._prefixes: dict[int, list[bytes]] = {}
 
     # -- opening -----------------------------------------------------------------------------------
@@ -103,6 +121,8 @@ class Keyspace:
                 # The map keeps numbers beyond ``databases``, for the day when there are more of them again.
                 stored = [int.from_bytes(body[at : at + 2], "big") for at in range(0, len(body), 2)]
                 self.stored = stored + list(range(len(stored), self.databases))
+            elif internal == _ACTORS:
+                self.actors_from = int.from_bytes(body, "big")
             elif internal == _EXPIRED_THROUGH:
                 self.expired_through_ms = int.from_bytes(body, "big")
             elif internal == _CEILING:
@@ -143,6 +163,10 @@ class Keyspace:
         ceiling = self.clock.wanted_ceiling(self.now_ms)
         self.put_meta(_CEILING, ceiling.to_bytes(8, "big"))
         return ceiling
+
+    def write_actors(self, ceiling: int) -> None:
+        """Log the number below which actors are given out from now on; the caller says so once it is durable."""
+        self.put_meta(_ACTORS, ceiling.to_bytes(8, "big"))
 
     def write_exact_clock(self) -> None:
         """Clean stop: the next start goes on right after the last stamp."""
@@ -210,17 +234,58 @@ class Keyspace:
         record = self.record(internal)
         if record is None:
             return None
+        if record[0] & DVV:
+            return self._load_siblings(db, key, internal, record)
         row = self.build_row(internal, record)
+        assert row is not None
         self.cache.put(db, key, row)
         return row
 
-    def build_row(self, internal: bytes, record: bytes) -> Row:
-        """The row of a live record."""
+    def build_row(self, internal: bytes, record: bytes) -> Row | None:
+        """The row of a live record; None for siblings of which none is to be seen."""
+        if record[0] & DVV:
+            return self._build_siblings(internal, record)[0]
         if record[0] & TYPE_MASK == STRING:
             return string_row(record)
         parts = decode(record)
         assert parts.kind == HASH, f"record type {parts.kind} has no row"
         return self._build_hash(internal, parts)
+
+    def container_in(self, internal: bytes, record: bytes | None) -> Container:
+        """The siblings in the record of a key, graves included; EMPTY for none, a flushed one and a collection."""
+        if record is None or record[0] & TYPE_MASK > STRING:
+            return EMPTY
+        container = container_of(record)
+        if self.floors.highest == ZERO_STAMP:
+            return container
+        return drop_flushed(container, self.floors.get(keys.key_slot(internal), keys.key_db(internal)))
+
+    def _load_siblings(self, db: int, key: bytes, internal: bytes, record: bytes) -> Row | None:
+        row, lasting = self._build_siblings(internal, record)
+        if row is None:
+            if 0 < expire_at_of(record) <= self.now_ms:
+                self.sighted[internal] = None
+        elif lasting:
+            self.cache.put(db, key, row)
+        return row
+
+    def _build_siblings(self, internal: bytes, record: bytes) -> tuple[Row | None, bool]:
+        """The row of the one value that a plain reader sees of siblings, None for none, and whether it is seen until
+        the record changes or the row expires. It is never a bare record: those are written over unread."""
+        container = self.container_in(internal, record)
+        visible = container.visible(self.now_ms)
+        if not visible:
+            return None, False
+        value, expire_at_ms, lasting = visible[0].value, visible[0].expire_at_ms, True
+        if len(visible) > 1:
+            lasting = not any(sibling.expire_at_ms for sibling in visible)
+            if self.conflicts is not None:
+                slot, key = keys.key_slot(internal), keys.user_key(internal)
+                found = self.conflicts.resolve(slot, internal, key, container, record, self.now_ms)
+                value, expire_at_ms, lasting = found.value, found.expire_at_ms, lasting and not found.failed
+        assert value is not None, "it is visible"
+        body = b"$%d\r\n%b\r\n" % (len(value), value)
+        return TimedString(encode(STRING, record[1:BODY_AT], body, expire_at_ms)), lasting
 
     def _build_hash(self, internal: bytes, parts: Record) -> HashRow:
         row = HashRow(

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from respkv.causality.record import BODY_AT
+from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
+from respkv.keyspace.conflicts import WRITES
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.rows import FieldEntry, HashRow, Row
 from respkv.keyspace.view import HashView
@@ -34,6 +36,14 @@ class ReadSet:
                 self.keys[internal] = row[1:BODY_AT]
             else:
                 self.keys[internal] = self._keyspace.held_stamp(internal)
+
+    def note_superseded(self, effects: fx.Effects) -> None:
+        """Writes of keys whose siblings are kept put themselves in the place of what is here, so that must be all that
+        was acknowledged: they count as reads. May raise ReadMiss."""
+        conflicts = self._keyspace.conflicts
+        for effect in effects:
+            if effect[0] in WRITES and conflicts.keeps(effect[2]):
+                self.note(effect[1], effect[2], None)
 
     def note_element(self, internal: bytes) -> None:
         """An element, or a count of elements, was looked up. May raise ReadMiss."""

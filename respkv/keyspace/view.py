@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from respkv.base.errors import CommandError
 from respkv.base.ids import STRING
+from respkv.causality.dvv import Container
 from respkv.causality.hlc import ZERO_STAMP, hlc_ms, stamp_hlc
-from respkv.causality.record import BODY_AT, encode, stamp_of
+from respkv.causality.record import BODY_AT, TYPE_MASK, encode, stamp_of
 from respkv.keyspace import effects as fx
 from respkv.keyspace.rows import (
     FieldEntry,
@@ -235,6 +236,20 @@ class View:
         if type(row) is HashRow:
             raise CommandError(WRONG_TYPE)
         return reply_of_string(row)
+
+    def container(self, key: bytes) -> Container:
+        """All siblings of a key, graves included, and the clock over them; raises WRONGTYPE for a collection.
+
+        What is pending in a transaction does not show: a view of one has no business with contexts.
+        """
+        keyspace = self.keyspace
+        internal = keyspace.internal(self.db, key)
+        if self.noted is not None:
+            self.noted.note(self.db, key, None)
+        record = keyspace.engine.get(internal)
+        if record is not None and record[0] & TYPE_MASK > STRING and type(keyspace.row(self.db, key)) is HashRow:
+            raise CommandError(WRONG_TYPE)
+        return keyspace.container_in(internal, record)
 
     def expire_at(self, key: bytes) -> int | None:
         """Absolute expiry in ms, 0 for none; None when the key is absent."""

@@ -112,6 +112,14 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("respkv_cycle_seconds_total", _C, "cycle_us", "Time spent in passes of the event loop", scale=_US),
     Metric("respkv_block_reads_total", _C, "block_reads", "Requests that waited for a block from disk"),
     Metric("respkv_block_read_seconds", _H, "block_read", "Time such requests waited"),
+    Metric("respkv_sibling_writes_total", _C, "siblings.written", "Writes of keys whose concurrent writes are kept"),
+    Metric("respkv_sibling_contexts_total", _C, "siblings.superseded", "Such writes with a causal context"),
+    Metric("respkv_sibling_warnings_total", _C, "siblings.warned", "Writes that left more than 25 siblings"),
+    Metric("respkv_sibling_refusals_total", _C, "siblings.refused", "Writes refused for more than 100 siblings"),
+    Metric("respkv_siblings_most", _G, "siblings.most", "Most siblings that a write has left since the start"),
+    Metric("respkv_sibling_reads_total", _C, "siblings.outcomes", "Values made of siblings, by how", "outcome"),
+    Metric("respkv_merges_written_back_total", _C, "siblings.written_back", "Merged values put in place of siblings"),
+    Metric("respkv_sibling_actors_total", _C, "siblings.actors_issued", "Actors given out for writing siblings"),
     Metric("respkv_writes_refused", _G, "writes_refused", "1 while writes are refused"),
 )
 

@@ -13,6 +13,7 @@ from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.base.limits import CLOCK_AHEAD_MS, EXPIRED_PER_CALL, EXPIRY_INTERVAL_US, SETTLED_PER_CALL
 from respkv.keyspace.expiry import ExpiryDuty
 from respkv.node.facts import Facts, is_flushed, log_again
+from respkv.node.key_rules import ActorLease
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -32,6 +33,7 @@ class Duties:
     """The periodic work of one node."""
 
     __slots__ = (
+        "_actors",
         "_ceiling",
         "_ceiling_lsn",
         "_commands",
@@ -60,6 +62,7 @@ class Duties:
         self._commands = 0
         self._damage_told_us = 0
         self._facts = Facts(node.keyspace)
+        self._actors = ActorLease(node)
         self._flushed_lsn = 0
 
     def start(self) -> None:
@@ -139,6 +142,7 @@ class Duties:
         if news:
             # What a damaged table counts for is a guess until it has gone; then a recount is due.
             self.node.keyspace.counts.exact = False
+            self._actors.forget()
             if self.node.ring is not None:
                 self.node.ring.repair.tables_damaged()
             log_again(self.node.keyspace)
@@ -159,6 +163,7 @@ class Duties:
     def _second(self) -> None:
         self._drop_flushed()
         self._keep_ceiling()
+        self._actors.keep()
         self._keep_expiry_mark()
         self.node.check_save_points()
         self.node.after_us(_SECOND_US, self._second)

@@ -1,4 +1,5 @@
-"""The node's own facts when tables are damaged: flush floors, the map of databases, how far expiry has come.
+"""The node's own facts when tables are damaged: flush floors, the map of databases, how far expiry has come, which
+actors were given out.
 
 They are entries of a local space and lie in tables like all others. A table that is lost may have held the newest of
 them, and a forgotten floor would bring flushed keys back. So they are kept in the manifest too, brought up to date
@@ -43,7 +44,8 @@ class Facts:
 
 
 def _facts(keyspace: Keyspace) -> dict[str, Any]:
-    return {"floors": keyspace.floors.plain(), "stored": list(keyspace.stored)}
+    actors = {"actors": keyspace.actors_from} if keyspace.actors_from else {}
+    return {"floors": keyspace.floors.plain(), "stored": list(keyspace.stored), **actors}
 
 
 def load(keyspace: Keyspace) -> None:
@@ -60,6 +62,7 @@ def load(keyspace: Keyspace) -> None:
         # Before the key counts are loaded, which ask for them; floors merge by the greater.
         keyspace.floors.decode(int(db), bytes.fromhex(body))
     keyspace.load()
+    keyspace.actors_from = max(keyspace.actors_from, facts.get("actors", 0))
     if _DATABASES not in engine.memtable.table:
         # What was found is in a table, and may be older than what was lost. The manifest's is never older.
         stored: list[int] = facts["stored"]
@@ -73,6 +76,8 @@ def log_again(keyspace: Keyspace) -> None:
         keyspace.write_floor(db)
     keyspace.write_databases()
     keyspace.write_expired_through()
+    if keyspace.actors_from:
+        keyspace.write_actors(keyspace.actors_from)
 
 
 def is_flushed(keyspace: Keyspace, table: DamagedTable) -> bool:

@@ -8,11 +8,11 @@ commands see.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError
-from respkv.base.prefixes import prefix_table
 from respkv.commands.dispatch import Dispatcher, Turn
 from respkv.commands.monitor import monitor_line, redacted
 from respkv.commands.notifications import ExpiryEvents
@@ -30,6 +30,7 @@ from respkv.keyspace.apply import Applier
 from respkv.keyspace.keyspace import Keyspace
 from respkv.metrics.registry import Registry
 from respkv.metrics.slowlog import LatencyMonitor, SlowLog
+from respkv.node import key_rules
 from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_memory
 from respkv.node.duties import Duties
 from respkv.node.latency import FastLatency
@@ -44,7 +45,7 @@ from respkv.resp import errors
 from respkv.resp.reply import encode, error
 from respkv.resp.request import RequestParser
 from respkv.storage.engine import Engine
-from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
+from respkv.storage.plans import ManifestPlan, SyncPlan
 
 _HOLD_AFTER_US: Final = 2_000_000
 #: A slow log that wants requests as short as this gets every one of them timed.
@@ -119,10 +120,18 @@ class Node(NodeErrands):
         self.duties: Duties
         self.snapshots: Snapshots
 
-    def open(self, directory: str, *, ring: RingSettings | None = None, node_id: bytes = b"") -> None:
+    def open(
+        self,
+        directory: str,
+        *,
+        ring: RingSettings | None = None,
+        node_id: bytes = b"",
+        merges: Mapping[str, object] = MappingProxyType({}),
+    ) -> None:
         """Recover the store and be ready to serve, as a single node or as one of a ring under ``node_id``.
 
-        Raises FormatError, CorruptionError, RingProblem, StorageFull, OSError.
+        ``merges``: the functions of ``merge-file``. Raises FormatError, CorruptionError, RingProblem, BadRules,
+        StorageFull, OSError.
         """
         value = self.config.value
         self.memory_plan = plan_memory(value, self.host.machine_bytes())
@@ -151,9 +160,7 @@ class Node(NodeErrands):
         if ring is not None:
             assert isinstance(self.dispatcher, RingDispatcher)
             self.ring = RingNode(self, self.dispatcher, ring, node_id=node_id, directory=directory)
-        tables = [self.ring.coordinator.levels_for] if self.ring is not None else []
-        ruled = prefix_table((prefix, True) for table in tables if table is not None for prefix in table.prefixes)
-        self.dispatcher.ruled = ruled.match if ruled is not None else None
+        key_rules.install(self, merges)
         self.duties = Duties(self)
         self.duties.start()
         self._follow_config()
@@ -326,6 +333,8 @@ class Node(NodeErrands):
         lsn = engine.appended_lsn
         if self.ring is not None:
             self.ring.before_commit()
+        elif self.keyspace.conflicts is not None:
+            self.write_back()
         if engine.batch:
             memtable = engine.memtable
             if not own:
@@ -415,18 +424,6 @@ class Node(NodeErrands):
         self.keyspace.counts.follow()
         self.keyspace.counts.save_if_due()
         self.refresh_refusal()
-
-    def snapshot_plan(self) -> SnapshotPlan | None:
-        """A snapshot that is ready to be linked, in a thread; hand it to ``on_snapshot_done``."""
-        return self.snapshots.ready()
-
-    def on_snapshot_done(self, plan: SnapshotPlan, problem: str) -> None:
-        """The plan has run; ``problem`` is empty when it went well."""
-        self.snapshots.done(plan, problem)
-
-    def snapshot(self, done: Callable[[str], None]) -> None:
-        """Make a snapshot; ``done`` gets an error text or an empty one."""
-        self.snapshots.begin(done)
 
     def reload(self, done: Callable[[str], None]) -> None:
         """DEBUG RELOAD: everything into tables, all caches dropped."""

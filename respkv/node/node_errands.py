@@ -10,10 +10,13 @@ from respkv.storage.job_board import COUNT, Job
 
 if TYPE_CHECKING:
     from respkv.commands.dispatch import Dispatcher
+    from respkv.keyspace.apply import Applier
     from respkv.keyspace.keyspace import Keyspace
     from respkv.node.duties import Duties
     from respkv.node.ring_node import RingNode
+    from respkv.node.snapshots import Snapshots
     from respkv.storage.engine import Engine
+    from respkv.storage.plans import SnapshotPlan
 
 #: Without a write for this long, compaction tidies up what is not worth it under load.
 _IDLE_AFTER_US: Final = 5_000_000
@@ -24,6 +27,8 @@ class NodeErrands:
 
     ring: RingNode | None
     keyspace: Keyspace
+    applier: Applier
+    snapshots: Snapshots
     engine: Engine
     dispatcher: Dispatcher
     duties: Duties
@@ -64,6 +69,29 @@ class NodeErrands:
         """The plan has run."""
         assert self.ring is not None
         self.ring.on_plan_done(plan, error)
+
+    # -- merges ------------------------------------------------------------------------------------
+
+    def write_back(self) -> None:
+        """Write what merges have made of siblings, once a cycle; on a ring among the writes of its own clients."""
+        conflicts = self.keyspace.conflicts
+        if conflicts.merged and self.dispatcher.refusal is None:
+            self.applier.write_back()
+        conflicts.merged.clear()
+
+    # -- snapshots ---------------------------------------------------------------------------------
+
+    def snapshot_plan(self) -> SnapshotPlan | None:
+        """A snapshot that is ready to be linked, in a thread; hand it to ``on_snapshot_done``."""
+        return self.snapshots.ready()
+
+    def on_snapshot_done(self, plan: SnapshotPlan, problem: str) -> None:
+        """The plan has run; ``problem`` is empty when it went well."""
+        self.snapshots.done(plan, problem)
+
+    def snapshot(self, done: Callable[[str], None]) -> None:
+        """Make a snapshot; ``done`` gets an error text or an empty one."""
+        self.snapshots.begin(done)
 
     # -- jobs and plans ----------------------------------------------------------------------------
 

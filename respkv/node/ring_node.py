@@ -250,11 +250,21 @@ class RingNode:
 
     def seal(self) -> None:
         """The cycle's requests and messages are done; its commit comes next."""
+        self._write_back()
         self.coordinator.seal(self.node.now_us)
         if self._acks:
             acks, self._acks = self._acks, {}
             for peer, (done, refused) in acks.items():
                 self.send(peer, WriteAcks(done, tuple(refused)))
+
+    def _write_back(self) -> None:
+        """What merges have made of siblings goes to all replicas like a client's write."""
+        conflicts = self.node.keyspace.conflicts
+        if conflicts is not None and conflicts.merged:
+            opened = self.coordinator.begin_own()
+            self.node.write_back()
+            if opened:
+                self.coordinator.end_own()
 
     def before_commit(self) -> None:
         """The open batch is about to be logged."""
@@ -427,6 +437,8 @@ class RingNode:
     def _on_ring(self, ring: Ring, placement: Placement) -> None:
         settings, me = self.settings, self.member.me
         self.node.keyspace.clock.node = me
+        if self.node.keyspace.conflicts is not None:
+            self.node.keyspace.conflicts.actors.node = me
         quorums = Quorums(
             replicas=placement.replicas, reads=settings.read_quorum, writes=settings.write_quorum
         )

@@ -32,7 +32,7 @@ _CURRENT: Final = "CURRENT"
 _STORE: Final = (_CURRENT, "tables", "wal")
 _WILDCARDS: Final = ("*", "0.0.0.0", "::", "::*")
 #: Until the rooms that are to follow them do.
-_UNBUILT: Final = ("conflict-policy", "merge-file", "colocate", "sloppy-quorum")
+_UNBUILT: Final = ("colocate", "sloppy-quorum")
 _LOOPBACK: Final = "127.0.0.1"
 
 

@@ -23,7 +23,7 @@ from respkv.replication.replica import Replica, range_digest
 from respkv.replication.rounds import Collector, Reader, Round
 from respkv.replication.write_op import WriteSide
 from respkv.resp import errors
-from respkv.resp.reply import NULL, encode
+from respkv.resp.reply import NULL, bulk, encode
 from respkv.storage.write_batch import encode_entry, iterate_payload
 from respkv.wire.messages import ABSENT, EQUAL, OK, REPAIR, RangeRead, RangeResult, ReadResult, Reads
 
@@ -258,6 +258,9 @@ class ReadSide:
             return encode(NULL, proto)
         if record[0] & TYPE_MASK != STRING:
             return errors.WRONG_TYPE
+        if record[0] & DVV:
+            winner = siblings.decode(record).winner(self._replica.now_ms)
+            return encode(NULL if winner is None else bulk(winner.value or b""), proto)
         if not record[0] & HAS_EXPIRY:
             return record[BODY_AT:]
         if int.from_bytes(record[BODY_AT:EXPIRING_BODY_AT], "big") <= self._replica.now_ms:

@@ -17,7 +17,7 @@ of it is pure over the keyspace: what it writes is in the log with this cycle, s
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
@@ -105,7 +105,7 @@ class Replica:
         highest = max(engine.highest_table_stamp(), keyspace.floors.highest)
         if self.watermarks is not None:
             highest = max(highest, self.watermarks.newest())
-        newest, plain = b"", True
+        newest, plain, ruled = b"", True, self._ruled()
         internals: list[bytes] = []
         records: list[bytes] = []
         heads: list[bytes] = []
@@ -124,7 +124,12 @@ class Replica:
             stamp = record[1:BODY_AT]
             if stamp > newest:
                 newest = stamp
-            if record[0] != STRING or internal[0] != keys.SPACE_RECORD or stamp <= highest:
+            if (
+                record[0] != STRING
+                or internal[0] != keys.SPACE_RECORD
+                or stamp <= highest
+                or (ruled is not None and ruled(internal, keys.RECORD_KEY_AT))
+            ):
                 plain = False
                 if internal[0] not in _PLACED or keys.key_slot(internal) >= SLOT_COUNT:
                     raise ProtocolError("an entry of a space that is not shared")
@@ -218,7 +223,7 @@ class Replica:
             self.refused += 1
             return BELOW_PURGE
         if (record[0] | (old[0] if old is not None else 0)) & DVV:
-            merged = siblings.join(old, record) if old is not None else record
+            merged = self._joined(internal, old, record)
         else:
             merged = newer(old, record) if old is not None else record
         if merged[0] & TYPE_MASK > STRING and internal[0] == keys.SPACE_RECORD:
@@ -238,11 +243,28 @@ class Replica:
             self.put_record(internal, merged)
         return OK
 
+    def _ruled(self) -> Any:
+        """What matches keys with a policy of their own, None without any policies."""
+        conflicts = self._keyspace.conflicts
+        return conflicts.ruled if conflicts is not None else None
+
+    def _joined(self, internal: bytes, old: bytes | None, record: bytes) -> bytes:
+        """What is kept of two records of which one at least is a container."""
+        keyspace = self._keyspace
+        kept = keyspace.conflicts is not None and keyspace.conflicts.keeps(keys.user_key(internal))
+        merged = siblings.join(old, record, last_write_wins=not kept) if old is not None else record
+        if merged[0] & DVV and keyspace.floors.highest != ZERO_STAMP:
+            floor = keyspace.floors.get(keys.key_slot(internal), keys.key_db(internal))
+            return siblings.without_flushed(merged, floor)
+        return merged
+
     def _old(self, internal: bytes, record: bytes) -> bytes | None:
         """What is held under a key, as far as it can matter: nothing is read from disk for a record newer than that."""
         engine = self._keyspace.engine
         collection = record[0] & TYPE_MASK > STRING and internal[0] == keys.SPACE_RECORD  # It takes over older floors.
         if collection or record[0] & (DVV | STRONG) or record[1:BODY_AT] <= engine.highest_table_stamp():
+            return engine.get(internal)
+        if internal[0] == keys.SPACE_RECORD and (ruled := self._ruled()) and ruled(internal, keys.RECORD_KEY_AT):
             return engine.get(internal)
         old = engine.memtable.table.get(internal)
         if old is None:

@@ -26,6 +26,7 @@ from respkv.env import rng
 from respkv.env.clock import Clock
 from respkv.env.fs import FileSystem
 from respkv.metrics import prometheus
+from respkv.node.key_rules import BadRules
 from respkv.node.node import Node
 from respkv.node.ring_settings import RingProblem, RingSettings, ring_settings
 from respkv.server import banner, huge_pages, process
@@ -35,6 +36,7 @@ from respkv.server.errands import Errands
 from respkv.server.host import ProcessHost
 from respkv.server.lanes import Lane
 from respkv.server.listener import Listener, ListenError, bind_tcp, bind_unix
+from respkv.server.merge_file import MergeFileError, load_merges
 from respkv.server.metrics_http import MetricsServer
 from respkv.server.peer_links import PeerLinks
 from respkv.server.reactor import Reactor
@@ -150,8 +152,9 @@ class Server:
             self.ring_settings = ring_settings(self.config, self.fs.listdir(path))
             for warning in self.ring_settings.warnings if self.ring_settings is not None else ():
                 self.log("warning", warning)
-            self.node.open(path, ring=self.ring_settings, node_id=self._directory.node_id)
-        except RingProblem as error:
+            merges = load_merges(self.config, self.fs)
+            self.node.open(path, ring=self.ring_settings, node_id=self._directory.node_id, merges=merges)
+        except (RingProblem, BadRules, MergeFileError) as error:
             raise StartError(str(error)) from error
         except (RespkvError, OSError) as error:
             raise StartError(f"Cannot open the data directory: {error}") from error

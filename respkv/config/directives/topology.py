@@ -149,12 +149,19 @@ _RING: Final = (
         "conflict-policy",
         PrefixWords(policy_word, "lww, siblings or merge:NAME", everything=True),
         (),
-        "What becomes of concurrent writes to keys with this beginning; the longest one counts, an empty one is all"
-        " keys.",
+        "What becomes of concurrent writes to keys with this beginning, also on a single node; the longest one counts,"
+        " an empty one is all keys. lww keeps the newest value; siblings keeps all until a writer has seen them"
+        " (RKV.GET, RKV.SET); merge:NAME makes one value of them by max, min, union, longest or a function of"
+        " merge-file. The same on all nodes.",
         mutable=False,
     ),
     Directive(
-        "merge-file", Text(), "", "Python file with merge functions of your own for conflict-policy.", mutable=False
+        "merge-file",
+        Text(),
+        "",
+        "Python file with merge functions of your own for conflict-policy: MERGES = {\"name\": function}; beside the"
+        " configuration file when the path is relative. The same on all nodes.",
+        mutable=False,
     ),
     Directive("colocate", Prefixes(), (), "Put all keys with this beginning into one slot.", mutable=False),
     Directive(

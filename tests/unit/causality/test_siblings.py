@@ -143,8 +143,10 @@ def test_only_what_holds_a_sibling_is_written() -> None:
 def test_plain_records_count_as_the_write_of_their_node() -> None:
     actor, stamp = make_actor(2, 0), pack_stamp(hlc(3), 2)
     for data, sibling in (
-        (record.encode(STRING, stamp, b"v"), Sibling(hlc(3), actor, 0, b"v")),
-        (record.encode(STRING, stamp, b"v", 99), Sibling(hlc(3), actor, 99, b"v")),
+        (record.encode(STRING, stamp, b"$1\r\nv\r\n"), Sibling(hlc(3), actor, 0, b"v")),
+        (record.encode(STRING, stamp, b"$1\r\nv\r\n", 99), Sibling(hlc(3), actor, 99, b"v")),
+        (record.encode(STRING, stamp, b"$4\r\na\r\nb\r\n"), Sibling(hlc(3), actor, 0, b"a\r\nb")),
+        (record.encode(STRING, stamp, b"$0\r\n\r\n"), Sibling(hlc(3), actor, 0, b"")),
         (record.tombstone(stamp), Sibling(hlc(3), actor, 0, None)),
         (record.encode(TOMBSTONE, stamp, b"", 99), Sibling(hlc(3), actor, 99, None)),
     ):
@@ -176,7 +178,7 @@ def test_joining_containers_merges_and_gives_back_what_already_knows_all() -> No
 
 
 def test_joining_a_container_with_a_plain_record_keeps_both_or_the_one_that_saw_the_other() -> None:
-    plain = record.encode(STRING, pack_stamp(5, 2), b"plain")
+    plain = record.encode(STRING, pack_stamp(5, 2), b"$5\r\nplain\r\n")
     unseen = siblings.encode(Container({A: 9}, (Sibling(9, A, 0, b"unseen"),)))
     both = siblings.join(plain, unseen)
     assert both == siblings.join(unseen, plain)
@@ -204,10 +206,18 @@ def test_under_last_write_wins_a_plain_record_and_a_container_go_by_stamp() -> N
         assert siblings.join(plain, data, last_write_wins=True) is expected
         assert siblings.join(data, plain, last_write_wins=True) is expected
     assert siblings.join(data, other, last_write_wins=True) == siblings.join(other, data, last_write_wins=True) == data
-    plain = record.encode(STRING, pack_stamp(4, 2), b"w")
+    plain = record.encode(STRING, pack_stamp(4, 2), b"$1\r\nw\r\n")
     imported = siblings.encode(siblings.container_of(plain))
     for pair in ((plain, imported), (imported, plain)):
         assert siblings.join(*pair, last_write_wins=True) is imported
+
+
+def test_what_was_flushed_goes_out_of_a_container() -> None:
+    container = Container({A: 9, B: 4}, (Sibling(9, A, 0, b"v"), Sibling(4, B, 0, b"w")))
+    data = siblings.encode(container)
+    assert siblings.without_flushed(data, pack_stamp(3, 9)) is data
+    left = siblings.decode(siblings.without_flushed(data, pack_stamp(4, 2)))
+    assert left == Container({A: 9, B: 4}, (Sibling(9, A, 0, b"v"),))
 
 
 def test_expired_form_of_a_record_keeps_head_and_token() -> None:

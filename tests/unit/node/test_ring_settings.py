@@ -73,8 +73,6 @@ def test_what_makes_a_node_of_a_ring(text: str, names: list[str] | None) -> None
         (FOUNDER + "replication-factor 1\nwrite-quorum 2", None, "write-quorum is 2"),
         (FOUNDER + "bind 10.0.0.1", None, "reach this one at 10.0.0.1, but cluster-secret is empty"),
         (FOUNDER + "cluster-announce-bus-ip other", None, "at other, but cluster-secret is empty"),
-        (FOUNDER + "conflict-policy a: siblings", None, "conflict-policy has no effect in this version"),
-        (FOUNDER + "merge-file m.py", None, "merge-file has no effect"),
         (FOUNDER + "colocate a:", None, "colocate has no effect"),
         (FOUNDER + "sloppy-quorum yes", None, "sloppy-quorum has no effect"),
         ("sloppy-quorum yes", None, "sloppy-quorum has no effect"),
