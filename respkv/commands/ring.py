@@ -237,7 +237,13 @@ def rkv_level(argv: list[bytes], session: Session) -> Reply:
 
 
 def rkv_lastop(argv: list[bytes], session: Session) -> Reply:
-    """RKV.LASTOP: what the last operation of this connection used; null when there was none."""
+    """RKV.LASTOP: what the last request of this connection for keys used; null when there was none.
+
+    ``node`` executed it; ``replicas-read`` and ``replicas-written`` of the replicas, that node included, had to answer
+    before it was (none to write, for a read); ``compared`` records were compared with other replicas, ``newer-found``
+    tells whether one of those had a newer one. The last two stay 0 for a plain GET or SET on the fast path, and for
+    what another node executed.
+    """
     _member(session)
     if not session.last_op:
         return NULL
@@ -281,6 +287,7 @@ COMMANDS: Final = (
     CommandSpec(
         "rkv.lastop", rkv_lastop, 1, LOADING | STALE | FAST | BARRIER | Flag.NO_MULTI, acl=("fast", "connection"),
         form=Form.SESSION, group="cluster", complexity="O(1)", tips=_VARIES,
-        summary="Returns what the last operation of the connection used: replicas that acknowledged, fallbacks.",
+        summary="Returns what the connection's last request for keys used: its level, the node that executed it, how"
+                " many replicas had to answer, records compared with other replicas, whether a newer one was found.",
     ),
 )  # fmt: skip

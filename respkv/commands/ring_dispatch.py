@@ -171,7 +171,7 @@ class RingDispatcher(Dispatcher):
             wrote = writes != writes_before
             if wrote or reads != reads_before:
                 session.commands += reads - reads_before + writes - writes_before
-                session.last_command = "set" if wrote else "get"
+                session.last_command, session.last_op = "set" if wrote else "get", coordinator.told[level][wrote]
                 if asked or (wrote and level == QUORUM):
                     session.round = waits = coordinator.round(QUORUM)
                     if wrote:
@@ -297,6 +297,9 @@ class RingDispatcher(Dispatcher):
         """
         if session.forwarded:
             raise CommandError(errors.TRY_AGAIN)
+        spec = self.table.resolve(argv)
+        if spec is not None:
+            session.last_op = self.coordinator.tell(spec.name, level, target, write=bool(spec.flags & Flag.WRITE))
         return self.work.forward(session, target, argv, level)
 
     def walk_slots(
@@ -310,6 +313,7 @@ class RingDispatcher(Dispatcher):
         keyspace = self.keyspace
         view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
         _, effects = spec.handler(argv, view)
+        session.last_op = self.coordinator.tell(spec.name, level, self.coordinator.me, write=True)
         return self.work.flush(session, [effect[1] for effect in effects], level)
 
     def _transact(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:

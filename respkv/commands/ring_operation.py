@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from respkv.base.errors import CommandError, CorruptionError, ReadMiss
 from respkv.commands.notifications import apply_and_tell
 from respkv.commands.session import Pending, Session
-from respkv.commands.spec import CommandSpec
+from respkv.commands.spec import CommandSpec, Flag
 from respkv.keyspace import effects as fx
 from respkv.keyspace.read_set import ReadSet
 from respkv.keyspace.rows import HashRow
@@ -39,7 +39,7 @@ class Operation:
 
     __slots__ = (
         "_applied", "_compared", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level", "pending",
-        "session", "spec", "waiting",
+        "session", "spec", "told", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +50,10 @@ class Operation:
         self.spec = spec
         self.argv = argv
         self.level = level
+        #: what RKV.LASTOP tells; the connection may be at its next request by now
+        self.told = session.last_op = dispatcher.coordinator.tell(
+            spec.name, level, dispatcher.coordinator.me, write=bool(spec.flags & Flag.WRITE) or self._is_transaction()
+        )
         self.waiting = 0
         self.changed = False
         self.pending: Pending | None = None
@@ -77,6 +81,8 @@ class Operation:
         if self._reply is not None and not self.changed:
             self._complete(self._reply)
             return
+        if self.changed:
+            self.told["newer-found"] = 1
         self.changed = False
         try:
             reply = self._attempt()
@@ -144,6 +150,7 @@ class Operation:
         fresh = [(internal, stamp) for internal, stamp in noted.keys.items() if internal not in self._compared]
         ranges = [(start, end) for start, end in noted.ranges.items() if start not in self._ranges]
         before = self.waiting
+        self.told["compared"] += len(fresh) + len(ranges)
         self.waiting += 1  # Nothing is over while asking goes on.
         try:
             for start, end in ranges:

@@ -167,8 +167,8 @@ class Session:
         self.forwarded = False
         #: on a ring: what the replies of this cycle wait for
         self.round: Any = None
-        #: what the last operation used, for RKV.LASTOP
-        self.last_op: dict[str, int] = {}
+        #: what the last request for keys used, for RKV.LASTOP; counted in by its operation alone
+        self.last_op: dict[str, Any] = {}
         #: derived: True when the fast path of the dispatcher may serve this session
         self.plain = False
 

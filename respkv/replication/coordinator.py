@@ -35,9 +35,9 @@ class Coordinator:
     """Rounds of one node. ``configure`` comes first; until then no slot is ready."""
 
     __slots__ = (
-        "_all_collectors", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from", "_peers_of", "_rounds",
-        "_settled", "_tick_us", "asks", "everywhere", "level", "levels_for", "me", "mine", "placement", "quorums",
-        "reads", "ready", "replica", "writes",
+        "_all_collectors", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from", "_peers_of",
+        "_rounds", "_settled", "_tick_us", "asks", "everywhere", "level", "levels_for", "me", "mine", "placement",
+        "quorums", "reads", "ready", "replica", "told", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +77,8 @@ class Coordinator:
         self.asks: list[Collector | None] = [None] * SLOT_COUNT
         #: every member has every key
         self.everywhere = False
+        #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
+        self.told: list[tuple[dict[str, Any], dict[str, Any]]] = []
         self._peers_of: list[tuple[int, ...]] = []
         self._collectors: dict[int, Collector] = {}
         self._all_collectors: dict[int, Collector] = {}
@@ -99,6 +101,10 @@ class Coordinator:
             self.mine[slot] = me in replicas
         self._peers_of = list(sets)
         self.everywhere = len(placement.members) <= placement.replicas
+        self.told = [
+            (self.tell("get", at, me, write=False), self.tell("set", at, me, write=True))
+            for at in range(len(quorums.reads))
+        ]
         self.writes.configure(me, set_of, self._peers_of, quorums.writes)
         self._collectors = {short: Collector(short) for short in placement.members if short != me}
         self._all_collectors = {short: Collector(short) for short in placement.members if short != me}
@@ -122,6 +128,14 @@ class Coordinator:
         self.asks[:] = [
             able[slot % len(able)] if (able := able_of[group]) else None for slot, group in enumerate(group_of)
         ]
+
+    def tell(self, command: str, level: int, node: int, *, write: bool) -> dict[str, Any]:
+        """For RKV.LASTOP: what is known of a request when it begins. An ``Operation`` goes on counting in it."""
+        quorums = self.quorums
+        return {
+            "command": command, "level": level, "node": node, "replicas-read": quorums.reads[level],
+            "replicas-written": quorums.writes[level] if write else 0, "compared": 0, "newer-found": 0,
+        }  # fmt: skip
 
     def others(self, slot: int) -> Sequence[int]:
         """The other live replicas of a slot, in ring order from a place that varies by slot."""

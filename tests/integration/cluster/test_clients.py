@@ -214,7 +214,8 @@ def test_the_last_operation_is_told(ring: Ring) -> None:
     with ring.client(1) as client:
         assert client.execute_command("RKV.LASTOP") is None
         client.set("k", "v")
-        assert client.execute_command("RKV.LASTOP")
+        told = client.execute_command("RKV.LASTOP")
+        assert (fact(told, b"command"), fact(told, b"level"), fact(told, b"replicas-written")) == (b"set", b"quorum", 2)
 
 
 @needs_benchmark

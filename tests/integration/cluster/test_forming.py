@@ -74,7 +74,7 @@ def test_until_all_are_there_clients_are_told_to_wait(tmp_path: Path) -> None:
                 assert client.info("persistence")["loading"] == 1
                 row = client.execute_command("RKV.STATUS")
                 assert fact(row, b"formed") == b"no"
-                with pytest.raises(redis.ResponseError, match="LOADING"):
+                with pytest.raises(redis.BusyLoadingError, match="not formed yet"):
                     client.execute_command("RKV.RING")
         with ring.client(1) as client:
             assert b"1 more of 3" in fact(client.execute_command("RKV.STATUS"), b"status")

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from respkv.base.slots import slot_of
+from respkv.wire.messages import Writes
 from tests.unit.commands.harness import ErrorText
 from tests.unit.node.simulated_ring import Connection, SimulatedRing
 
@@ -170,3 +172,60 @@ def test_slots_nobody_can_tell_of_are_an_error(wide_ring: SimulatedRing) -> None
             assert client(*words).startswith("CLUSTERDOWN ")
     finally:
         coordinator._live = live
+
+
+# -- what a request has used -----------------------------------------------------------------------------
+
+
+def last(client: Connection) -> dict[bytes, object]:
+    told = client("RKV.LASTOP")
+    return dict(zip(told[::2], told[1::2]))
+
+
+def test_the_last_operation_is_told(ring: SimulatedRing) -> None:
+    client = ring.connect(1)
+    assert client("RKV.LASTOP") is None and client("PING") == b"PONG" and client("RKV.LASTOP") is None
+    me = ring.node(1).ring.me
+    client("SET", "k", "v")
+    assert last(client) == {
+        b"command": b"set", b"level": b"quorum", b"node": me, b"replicas-read": 2, b"replicas-written": 2,
+        b"compared": 0, b"newer-found": 0,
+    }  # fmt: skip
+    client("GET", "k")
+    assert last(client)[b"command"] == b"get" and last(client)[b"replicas-written"] == 0
+    client("STRLEN", "k")
+    told = last(client)
+    assert (told[b"command"], told[b"compared"], told[b"newer-found"]) == (b"strlen", 1, 0)
+    client("RKV.LEVEL", "ALL")
+    client("MGET", "k", "l", "m")
+    told = last(client)
+    assert (told[b"level"], told[b"replicas-read"], told[b"compared"]) == (b"all", 3, 3)
+    client("RKV.LEVEL", "EVENTUAL")
+    assert client.all(("MULTI",), ("SET", "k", "w"), ("EXEC",))[2] == [b"OK"]
+    told = last(client)
+    assert (told[b"command"], told[b"level"], told[b"replicas-written"]) == (b"exec", b"eventual", 1)
+    client("RESET")
+    assert client("RKV.LASTOP") is None
+
+
+def test_a_newer_record_elsewhere_is_told(ring: SimulatedRing) -> None:
+    writer, reader = ring.connect(2), ring.connect(1)
+    reader("RKV.LEVEL", "ALL")
+    writer("RKV.LEVEL", "EVENTUAL")
+    handlers = ring.node(1).ring._handlers
+    takes, handlers[Writes] = handlers[Writes], lambda short, message: None
+    try:
+        assert writer("SET", "k", "new") == b"OK"
+        ring.run(50_000)
+    finally:
+        handlers[Writes] = takes
+    assert reader("STRLEN", "k") == 3
+    assert last(reader)[b"newer-found"] == 1
+
+
+def test_who_executed_a_request_is_told(ring: SimulatedRing) -> None:
+    client = ring.connect(1)
+    coordinator = ring.node(1).ring.coordinator
+    for at in range(40):
+        client("INCR", f"n{at}")
+        assert last(client)[b"node"] == coordinator.primary(slot_of(b"n%d" % at))
