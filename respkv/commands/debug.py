@@ -9,13 +9,17 @@ import hashlib
 from collections.abc import Callable
 from typing import Final
 
+from xxhash import xxh3_64_intdigest
+
 from respkv.base.ids import HASH, STRING, TOMBSTONE
+from respkv.base.slots import SLOT_COUNT
 from respkv.commands.arguments import floating, integer
 from respkv.commands.client_line import is_local
 from respkv.commands.glob import matches
 from respkv.commands.help_text import bad_subcommand, help_reply
 from respkv.commands.object import object_encoding
 from respkv.commands.populate import populate
+from respkv.commands.ring import NO_RING, formed, ring_of
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import ADMIN, BARRIER, LOADING, NOSCRIPT, STALE, CommandSpec, Form
 from respkv.keyspace.view import View
@@ -222,6 +226,22 @@ def _protocol(argv: list[bytes], session: Session) -> Reply:
     raise fail(BAD_TYPE)
 
 
+def _merkle(argv: list[bytes], session: Session) -> Reply:
+    """DEBUG MERKLE [slot]: (1 when all that is stored is summed, else 0 and ask again; the Merkle root that this node
+    has of the slot, or of all slots that it holds a copy of)."""
+    port = ring_of(session.server)
+    found = None if port is None else formed(port)
+    if found is None:
+        raise fail(NO_RING)
+    slot = None if len(argv) == 2 else integer(argv[2])
+    if slot is not None and not 0 <= slot < SLOT_COUNT:
+        raise fail(error(b"ERR Invalid slot"))
+    exact, roots = found.port.repair.verify(slot)
+    joined = b"".join(b"%d:%016x " % row for row in sorted(roots.items()))
+    root = roots[slot] if slot is not None else xxh3_64_intdigest(joined)
+    return array([number(int(exact)), bulk(b"%016x" % root)])
+
+
 def _boolean(value: bool, session: Session) -> bytes:
     if session.proto == 3:
         return b"#t\r\n" if value else b"#f\r\n"
@@ -241,6 +261,8 @@ def _help(argv: list[bytes], session: Session) -> Reply:
             "    Like RELOAD.",
             "LOG <message>",
             "    Write <message> to the server log.",
+            "MERKLE [<slot>]",
+            "    Whether all that is stored is summed, and the Merkle root of the slot, or of all.",
             "OBJECT <key>",
             "    Show low level info about `key` and associated value.",
             "POPULATE <count> [<prefix>] [<size>]",
@@ -272,6 +294,7 @@ _SUBCOMMANDS: Final[dict[bytes, tuple[Subcommand, int, int]]] = {
     b"help": (_help, 2, 2),
     b"loadaof": (_reload, 2, 2),
     b"log": (_log, 3, 3),
+    b"merkle": (_merkle, 2, 3),
     b"object": (_object, 3, 3),
     b"populate": (populate, 3, 5),
     b"protocol": (_protocol, 3, 3),

@@ -16,6 +16,7 @@ from respkv.commands.dispatch import Dispatcher
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import Flag
 from respkv.replication.levels import ALL
+from respkv.replication.write_op import LATE_US
 from respkv.resp import errors
 from respkv.resp.reply import encode
 from respkv.wire.messages import DONE, NOT_DONE, Forward, Forwarded, SessionGone
@@ -172,10 +173,20 @@ class Forwards:
 
     def peer_lost(self, peer: int) -> None:
         """The link has ended: nobody knows what became of the requests on it."""
-        for op in [op for op, held in self._open.items() if held.target == peer]:
-            self._give_up(op)
+        self.target_lost(peer)
         for place in [place for place in self._sessions if place[0] == peer]:
             self._forget(place)
+
+    def target_lost(self, peer: int) -> None:
+        """It is believed to be gone, though its link stands: what it was asked to do is given up, and who waits can go
+        on elsewhere."""
+        for op in [op for op, held in self._open.items() if held.target == peer]:
+            self._give_up(op)
+
+    def late(self, now_us: int) -> list[int]:
+        """The target of the oldest open request, when that takes longer than LATE_US. O(1)."""
+        held = next(iter(self._open.values()), None)
+        return [held.target] if held is not None and held.deadline_us - now_us <= FORWARD_TIMEOUT_US - LATE_US else []
 
     def on_timer(self, now_us: int) -> None:
         """Give up what takes too long. O(expired): deadlines ascend."""

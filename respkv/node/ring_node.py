@@ -73,6 +73,8 @@ if TYPE_CHECKING:
 TICK_US: Final = 10_000
 #: The loop stood still when its timer is this late.
 _LAG_US: Final = 100_000
+#: A member that is slow is probed for that at most this often.
+_LOOK_AGAIN_US: Final = 1_000_000
 #: Messages that wait for a block. More are answered BUSY.
 _WAITING_MAX: Final = 4096
 
@@ -89,6 +91,8 @@ class RingNode:
         self.settings = settings
         self._seq = keyspace.clock.last  # No answer to a question of an earlier life can be taken for one of this.
         self._ticked_us = 0
+        #: when members that took long to answer were probed for it
+        self._looked_us: dict[int, int] = {}
         self._waiting = 0
         self._outgoing: list[tuple[int, list[bytes]]] = []
         self._unshown: deque[tuple[int, list[tuple[int, list[bytes]]]]] = deque()
@@ -448,6 +452,8 @@ class RingNode:
         self.node.log("notice", f"Member {me} of a ring of {len(ring.members)} nodes, epoch {ring.epoch}")
 
     def _on_change(self, short: int, live: bool) -> None:
+        if not live:
+            self.forwards.target_lost(short)
         self.coordinator.on_member(short, self.node.now_us)
 
     def _on_link(self, short: int, up: bool) -> None:
@@ -483,6 +489,7 @@ class RingNode:
         self._ticked_us = now_us
         if now_us >= self.member.next_timer_us():
             self.member.on_timer(now_us)
+        self._look_after_late(now_us)
         self.coordinator.on_timer(now_us)
         self.forwards.on_timer(now_us)
         self.flushes.on_timer(now_us)
@@ -492,6 +499,13 @@ class RingNode:
         if now_us >= self.repair.next_timer_us():
             self.repair.on_timer(now_us)
         node.after_us(TICK_US, self._tick)
+
+    def _look_after_late(self, now_us: int) -> None:
+        """Whoever takes long to answer is probed now instead of when its turn comes: clients wait for it."""
+        for short in (*self.coordinator.late(now_us), *self.forwards.late(now_us)):
+            if now_us - self._looked_us.get(short, -_LOOK_AGAIN_US) >= _LOOK_AGAIN_US:
+                self._looked_us[short] = now_us
+                self.member.unanswered(short, now_us)
 
     # -- plans -------------------------------------------------------------------------------------
 

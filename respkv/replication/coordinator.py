@@ -290,6 +290,10 @@ class Coordinator:
             self.reads.on_timer(now_us)
             self.writes.on_timer(now_us)
 
+    def late(self, now_us: int) -> list[int]:
+        """Peers that take longer than they should to answer; each is named once for a question. O(peers)."""
+        return self.writes.late(now_us) + self.reads.take_late()
+
     def busy(self) -> bool:
         """True while answers are awaited."""
         return self.writes.busy() or self.reads.busy()

@@ -71,8 +71,8 @@ class ReadSide:
     """Reads of one coordinator."""
 
     __slots__ = (
-        "_batches", "_live", "_others", "_ranges", "_replica", "_send", "_settle", "_writes", "asked", "differing",
-        "failed", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
+        "_batches", "_late", "_live", "_others", "_ranges", "_replica", "_send", "_settle", "_writes", "asked",
+        "differing", "failed", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
     )  # fmt: skip
 
     def __init__(
@@ -96,6 +96,7 @@ class ReadSide:
         self.next_seq = next_seq
         self._batches: dict[int, _Batch] = {}
         self._ranges: dict[int, _Range] = {}
+        self._late: dict[int, None] = {}
         self.now_us = 0
         self.asked = self.differing = self.failed = self.hedged = 0
         self.repaired_here = self.repaired_there = 0
@@ -395,9 +396,19 @@ class ReadSide:
                 self._done(batch)
             elif now_us >= batch.hedge_us:
                 batch.hedge_us = batch.deadline_us
+                self._late.update(dict.fromkeys(batch.seqs.values()))
                 self._ask_another(batch)
-        for seq in [seq for seq, held in self._ranges.items() if now_us >= held.deadline_us]:
-            self._range_failed(seq)
+        for seq, held in list(self._ranges.items()):
+            if now_us >= held.deadline_us:
+                self._range_failed(seq)
+            elif now_us >= held.deadline_us - READ_TIMEOUT_US + HEDGE_US:
+                self._late[held.peer] = None
+
+    def take_late(self) -> list[int]:
+        """Peers that took longer than ``HEDGE_US`` since the last call."""
+        late = list(self._late)
+        self._late.clear()
+        return late
 
     def busy(self) -> bool:
         """True while answers are awaited."""

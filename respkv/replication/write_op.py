@@ -9,6 +9,7 @@ arrived is not sent again but as a hint, whose records win or lose by their stam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from respkv.keyspace import keys
@@ -20,6 +21,9 @@ from respkv.wire.messages import FOREGROUND, REPAIR, WriteAcks, Writes
 
 #: How long a peer has to ack before it counts as one that missed the write.
 ACK_TIMEOUT_US: Final = 2_000_000
+#: A peer that takes so long is looked after: it may be gone.
+LATE_US: Final = 250_000
+_LATE_LOOKED_AT: Final = 8
 
 
 class _Sent:
@@ -222,6 +226,15 @@ class WriteSide:
         """How many of ``peers`` have acked everything up to ``seq``. O(cycles open)."""
         waiting = {peer: None for number, sent in self._sent.items() if number <= seq for peer in sent.waiting}
         return sum(1 for peer in peers if self._live(peer) and peer not in waiting)
+
+    def late(self, now_us: int) -> list[int]:
+        """Peers that have not acked for LATE_US what they were sent. O(repairs under way)."""
+        until_us = now_us + ACK_TIMEOUT_US - LATE_US
+        late = dict.fromkeys(peer for peer, deadline_us, _ in self._pushes.values() if deadline_us <= until_us)
+        first_us = self.gate.next_deadline_us()
+        if first_us is not None and first_us <= until_us:
+            late.update((peer, None) for sent in islice(self._sent.values(), _LATE_LOOKED_AT) for peer in sent.waiting)
+        return list(late)
 
     def busy(self) -> bool:
         """True while answers are awaited."""

@@ -294,3 +294,8 @@ def test_protocol(kind: str, resp2: bytes, resp3: bytes) -> None:
 def test_protocol_of_an_unknown_type() -> None:
     _, client = debugger()
     assert client("DEBUG", "PROTOCOL", "x").startswith("ERR Wrong protocol type name.")
+
+
+def test_merkle_needs_a_ring() -> None:
+    _, client = debugger()
+    assert client("DEBUG", "MERKLE") == "ERR This instance is not a member of a ring"

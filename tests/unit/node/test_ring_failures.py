@@ -1,0 +1,62 @@
+"""A member that stands still or is gone, and what the others' clients notice of it: whole nodes under virtual time."""
+
+from __future__ import annotations
+
+import pytest
+
+from respkv.base.slots import slot_of
+from tests.unit.node.simulated_ring import SimulatedRing
+
+_S = 1_000_000
+#: QUORUM works again within this long when one node is gone.
+AGAIN_US = 2 * _S
+FAILED = ("TIMEOUT", "NOREPLICAS", "TRYAGAIN")
+
+
+def key_of(ring: SimulatedRing, number: int) -> str:
+    """A key whose acting primary is a node."""
+    node = ring.node(number).ring
+    keys = (f"k{at}" for at in range(999))
+    return next(key for key in keys if node.coordinator.primary(slot_of(key.encode())) == node.me)
+
+
+@pytest.mark.parametrize("phase_us", [0, _S // 2])
+def test_a_primary_that_stands_still_is_routed_around(phase_us: int) -> None:
+    """Nothing ends its connections: that it is gone shows in what it does not answer, and only in that."""
+    ring = SimulatedRing(3)
+    key, now = key_of(ring, 3), lambda: ring.cluster.schedule.now_us
+    requests = [("HSET", "h", "f", "v"), ("INCR", "n"), ("HGETALL", "h"), ("GET", "s"), ("SET", "s", "v")]
+    clients = {(name, f"{{{key}}}{suffix}", *rest): ring.connect(1) for name, suffix, *rest in requests}
+    for words, client in clients.items():
+        assert not str(client(*words)).startswith(FAILED)
+    ring.run(phase_us)
+    ring.cluster.machines[2].pause(60 * _S)
+    last = dict.fromkeys(clients, now())
+    silent = dict.fromkeys(clients, 0)
+    end = now() + 2 * AGAIN_US
+    while now() < end:
+        for words, client in clients.items():
+            if not str(client(*words)).startswith(FAILED):
+                silent[words], last[words] = max(silent[words], now() - last[words]), now()
+        ring.run(20_000)
+    assert max(silent.values()) < AGAIN_US, silent
+    began = now()
+    for words, client in clients.items():
+        assert not str(client(*words)).startswith(FAILED)
+    assert now() - began < 10_000 * len(clients)
+
+
+def test_merkle_roots_are_told() -> None:
+    """Equal where the copies are; a change shows at whoever has it."""
+    ring = SimulatedRing(3, enable_debug_command="yes")
+    nodes = [ring.connect(number) for number in (1, 2, 3)]
+    empty = [node("DEBUG", "MERKLE") for node in nodes]
+    assert empty[0] == empty[1] == empty[2] and empty[0][0] == 1
+    slot = slot_of(b"k")
+    empty_slot, neighbour = (nodes[0]("DEBUG", "MERKLE", at) for at in (slot, slot + 1))
+    assert nodes[0]("SET", "k", "v") == b"OK"
+    ring.run(_S)
+    told = [(node("DEBUG", "MERKLE"), node("DEBUG", "MERKLE", slot)) for node in nodes]
+    assert told[0] == told[1] == told[2] and told[0][0] != empty[0] and told[0][1] != empty_slot
+    assert nodes[0]("DEBUG", "MERKLE", slot + 1) == neighbour
+    assert nodes[0]("DEBUG", "MERKLE", 16384).startswith("ERR Invalid slot")
