@@ -522,6 +522,8 @@ class Dispatcher:
                     pending.complete(inner.reply)  # type: ignore[arg-type]
 
                 inner.on_done = forward
+                if inner.reply is not None:
+                    forward()
             else:
                 pending.complete(reply if reply is not None else b"")  # type: ignore[arg-type]
 
@@ -549,6 +551,8 @@ class Dispatcher:
             if reply.__class__ is Pending:
                 inner = reply
                 inner.on_done = lambda: pending.complete(inner.reply)  # type: ignore[arg-type]
+                if inner.reply is not None:
+                    inner.on_done()
             else:
                 pending.complete(reply if reply is not None else b"")  # type: ignore[arg-type]
 

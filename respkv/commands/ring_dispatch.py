@@ -288,7 +288,27 @@ class RingDispatcher(Dispatcher):
             raise CommandError(answer)
         if target != coordinator.me:
             return self.pass_on(session, target, argv, level)
-        return Operation(self, session, spec, argv, level).start()
+        try:
+            return Operation(self, session, spec, argv, level).start()
+        except CorruptionError as damage:
+            return self.elsewhere(session, spec, argv, level, damage)
+
+    def elsewhere(
+        self, session: Session, spec: CommandSpec, argv: list[bytes], level: int, damage: CorruptionError | None
+    ) -> Pending:
+        """This node cannot read what it holds: have another replica of the keys carry the request out.
+
+        CommandError when there is none, or when it came from another node, which then asks somebody else. Nobody is
+        shown damage while there is a sound copy, and a damaged copy never counts for a quorum.
+        """
+        coordinator = self.coordinator
+        if damage is not None:
+            self.server.log("warning", f"stored data is damaged: {damage}")
+        coordinator.moved += 1
+        target = 0 if session.forwarded else coordinator.substitute(key_slots(spec, argv), (coordinator.me,))
+        if not target:
+            raise CommandError(errors.CORRUPT)
+        return self.work.forward(session, target, argv, level)
 
     def pass_on(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
         """Have another node execute it.

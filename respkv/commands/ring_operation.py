@@ -90,14 +90,40 @@ class Operation:
             self.changed = True
             self.dispatcher.fetch([miss.request], self.resume)
             return
-        except (CommandError, CorruptionError) as reason:
+        except CorruptionError as damage:
+            self._move(damage)
+            return
+        except CommandError as reason:
             reply = self.dispatcher.error_of(reason)
         if reply is not None:
             self._complete(reply)
 
     def fail(self, reply: bytes) -> None:
         """The comparison cannot be made: nothing was changed."""
-        self._complete(reply)
+        if reply is errors.CORRUPT:
+            self._move(None)
+        else:
+            self._complete(reply)
+
+    def _move(self, damage: CorruptionError | None) -> None:
+        """What this node holds is damaged, and nothing was changed: another replica carries it out."""
+        if self._over or self._applied:
+            return
+        try:
+            inner = self.dispatcher.elsewhere(self.session, self.spec, self.argv, self.level, damage)
+        except CommandError as reason:
+            self._complete(reason.reply)
+            return
+        self._over = True
+        pending = self.pending = self.pending or Pending()
+
+        def done() -> None:
+            assert inner.reply is not None
+            pending.complete(inner.reply)
+
+        inner.on_done = done
+        if inner.reply is not None:
+            done()
 
     def _complete(self, reply: bytes) -> None:
         if not self._over:

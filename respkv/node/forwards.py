@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from respkv.base.errors import CommandError
-from respkv.commands.dispatch import Dispatcher
+from respkv.commands.ring_dispatch import RingDispatcher
+from respkv.commands.routing import key_slots
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import Flag
 from respkv.replication.levels import ALL
@@ -30,10 +31,14 @@ SESSIONS_MAX: Final = 20_000
 
 
 class _Open(NamedTuple):
+    """``tried``: who has said that it cannot carry the request out."""
+
     pending: Pending
     target: int
     deadline_us: int
     writes: bool
+    message: Forward
+    tried: tuple[int, ...] = ()
 
 
 class Deaf:
@@ -65,7 +70,7 @@ class Forwards:
     def __init__(
         self,
         server: Server,
-        dispatcher: Dispatcher,
+        dispatcher: RingDispatcher,
         *,
         send: Callable[[int, Any], bool],
         first_op: int,
@@ -102,7 +107,8 @@ class Forwards:
             raise CommandError(errors.NO_REPLICAS)
         self.sent += 1
         pending = Pending()
-        self._open[op] = _Open(pending, target, self._server.now_us + FORWARD_TIMEOUT_US, writes)
+        deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
+        self._open[op] = _Open(pending, target, deadline_us, writes, message)
         return pending
 
     def on_forwarded(self, peer: int, message: Forwarded) -> None:
@@ -111,7 +117,36 @@ class Forwards:
         if held is None or held.target != peer:
             return
         del self._open[message.op]
-        held.pending.complete(message.reply if message.status == DONE else errors.TRY_AGAIN)
+        if message.status == DONE:
+            held.pending.complete(message.reply)
+        else:
+            self._ask_another(held, peer, message.reply)
+
+    def _ask_another(self, held: _Open, peer: int, reason: bytes) -> None:
+        """``peer`` has changed nothing and cannot carry it out: another replica is asked, this node perhaps."""
+        coordinator, argv = self._dispatcher.coordinator, list(held.message.commands[0])
+        spec, tried = self._dispatcher.table.resolve(argv), (*held.tried, peer)
+        target = 0 if spec is None else coordinator.substitute(key_slots(spec, argv), tried)
+        message = held.message._replace(op=self.next_op())
+        deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
+        held = held._replace(target=target, tried=tried, message=message, deadline_us=deadline_us)
+        if target and target == coordinator.me:
+            self._run_here(held, target)
+        elif target and self._send(target, message):
+            self._open[message.op] = held
+        else:
+            held.pending.complete(reason or errors.TRY_AGAIN)
+
+    def _run_here(self, held: _Open, me: int) -> None:
+        """The request of a client of this node, which another one should have carried out."""
+
+        def done(reply: bytes) -> None:
+            if reply == errors.CORRUPT:
+                self._ask_another(held, me, reply)
+            else:
+                held.pending.complete(reply)
+
+        self._execute(self._session(me, held.message), held.message, done)
 
     def session_gone(self, session: Session, members: tuple[int, ...]) -> None:
         """A connection of this node has ended: others may forget it."""
@@ -123,28 +158,35 @@ class Forwards:
 
     def on_forward(self, peer: int, message: Forward) -> None:
         """Execute a request for a client of another node."""
-        session = self._session(peer, message)
-        op, proto = message.op, message.proto
-        if session is None or not 0 <= message.db < self._server.keyspace.databases:
+        session, op = self._session(peer, message), message.op
+        if not 0 <= message.db < self._server.keyspace.databases:
             self._send(peer, Forwarded(op, NOT_DONE, b""))
             return
         self.executed += 1
+
+        def answer(reply: bytes) -> None:
+            # Damage is met before anything is changed: somebody else can do it.
+            self._send(peer, Forwarded(op, NOT_DONE if reply == errors.CORRUPT else DONE, reply))
+
+        self._execute(session, message, answer)
+
+    def _execute(self, session: Session, message: Forward, done: Callable[[bytes], None]) -> None:
+        """Carry a request out; ``done`` gets the finished reply."""
         reply = self._dispatcher.execute(session, list(message.commands[0]))
         if isinstance(reply, Pending):
-            pending = reply
+            pending, proto = reply, message.proto
 
             def answer() -> None:
-                done = pending.reply
-                self._send(peer, Forwarded(op, DONE, b"" if done is None else encode(done, proto)))
+                done(b"" if pending.reply is None else encode(pending.reply, proto))
 
             if pending.reply is not None:
                 answer()
             else:
                 pending.on_done = answer
         else:
-            self._send(peer, Forwarded(op, DONE, reply or b""))
+            done(reply or b"")
 
-    def _session(self, peer: int, message: Forward) -> Session | None:
+    def _session(self, peer: int, message: Forward) -> Session:
         place = (peer, message.session)
         session = self._sessions.get(place)
         if session is None:

@@ -400,6 +400,7 @@ class RingNode:
             self._again(miss, self._on_result, short, message)
         except CorruptionError as damage:
             self.node.log("warning", f"stored data is damaged: {damage}")
+            self.coordinator.on_damage(message)
 
     def _on_range_read(self, short: int, message: RangeRead) -> None:
         try:

@@ -11,7 +11,7 @@ what it held before this cycle's writes, and a request later in the cycle cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from respkv.base.prefixes import PrefixTable
@@ -36,8 +36,8 @@ class Coordinator:
 
     __slots__ = (
         "_all_collectors", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from", "_peers_of",
-        "_rounds", "_settled", "_tick_us", "asks", "everywhere", "level", "levels_for", "me", "mine", "placement",
-        "quorums", "reads", "ready", "replica", "told", "writes",
+        "_rounds", "_settled", "_tick_us", "asks", "everywhere", "level", "levels_for", "me", "mine", "moved",
+        "placement", "quorums", "reads", "ready", "replica", "told", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -75,6 +75,8 @@ class Coordinator:
         self.ready = bytearray(SLOT_COUNT)
         #: by slot: the collector of the peer that QUORUM reads ask, None where nobody needs to be asked
         self.asks: list[Collector | None] = [None] * SLOT_COUNT
+        #: requests that met damaged data of this node, and left it to another replica
+        self.moved = 0
         #: every member has every key
         self.everywhere = False
         #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
@@ -154,10 +156,16 @@ class Coordinator:
 
     def primary_of(self, slots: Sequence[int]) -> int:
         """The acting primary of the first slot among those that have copies of all; 0 when nobody alive has."""
-        assert self.placement is not None
+        return self.substitute(slots, ())
+
+    def substitute(self, slots: Sequence[int], tried: Collection[int]) -> int:
+        """A live replica of all ``slots`` that is not among ``tried``, in ring order; 0 when there is none."""
+        if self.placement is None or not slots:
+            return 0
         table = self.placement.table
         for short in table[slots[0]]:
-            if (short == self.me or self._live(short)) and all(short in table[slot] for slot in slots):
+            able = short not in tried and (short == self.me or self._live(short))
+            if able and all(short in table[slot] for slot in slots[1:]):
                 return short
         return 0
 
@@ -276,6 +284,13 @@ class Coordinator:
         else:
             self.reads.on_range(peer, message, now_us)
 
+    def on_damage(self, message: ReadResult | RangeResult) -> None:
+        """``on_result`` has met damaged data of this node: whoever waits for the answer cannot be served here."""
+        if isinstance(message, ReadResult):
+            self.reads.on_damage(message)
+        else:
+            self.reads.on_range_damage(message)
+
     def on_member(self, short: int, now_us: int) -> None:
         """The state of a member, or its link, has changed."""
         self.refresh()
@@ -304,7 +319,7 @@ class Coordinator:
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics."""
-        return {**self.writes.stats(), **self.reads.stats(), "slots_ready": sum(self.ready)}
+        return {**self.writes.stats(), **self.reads.stats(), "slots_ready": sum(self.ready), "damage_moved": self.moved}
 
     def check_invariants(self) -> None:
         """Between cycles nothing is half collected."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from respkv.base.errors import ProtocolError
+from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
 from respkv.base.ids import STRING
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP
@@ -55,16 +55,19 @@ class _Batch:
 
 
 class _Range:
-    """A range that is compared page by page with one peer."""
+    """A range that is compared page by page with one peer; ``failed``: those that could not answer before it."""
 
-    __slots__ = ("deadline_us", "digest", "end", "peer", "reader", "start")
+    __slots__ = ("deadline_us", "end", "failed", "peer", "reader", "start")
 
-    def __init__(self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int) -> None:
+    def __init__(
+        self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int, failed: tuple[int, ...]
+    ) -> None:
         self.reader = reader
         self.peer = peer
         self.start = start
         self.end = end
         self.deadline_us = deadline_us
+        self.failed = failed
 
 
 class ReadSide:
@@ -137,7 +140,9 @@ class ReadSide:
             self._done(batch)
         return False
 
-    def ask_range(self, reader: Reader, peer: int, start: bytes, end: bytes, now_us: int) -> None:
+    def ask_range(
+        self, reader: Reader, peer: int, start: bytes, end: bytes, now_us: int, failed: tuple[int, ...] = ()
+    ) -> None:
         """Compare a range with ``peer``. May raise ReadMiss, then nothing was asked; counts into ``reader.waiting``."""
         payload, _ = self._replica.range_payload(start, end, RANGE_ENTRIES)
         seq = self.next_seq()
@@ -147,7 +152,7 @@ class ReadSide:
             reader.waiting -= 1
             reader.fail(errors.NO_REPLICAS)
             return
-        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US)
+        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US, failed)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -222,15 +227,14 @@ class ReadSide:
             reader.waiting += 1
 
         def done(acked: bool) -> None:
+            if not acked:
+                # Another replica may have what this one does not take.
+                self._ask_rest(batch, list(older))
             if fast and round_ is not None:
-                if not acked:
-                    self._fail(batch, fast)
                 self._decided(round_)
             for reader in readers:
                 reader.waiting -= 1
-                if not acked:
-                    reader.fail(errors.NO_REPLICAS)
-                elif not reader.waiting:
+                if not reader.waiting:
                     reader.resume()
 
         self._writes.push(peer, b"".join(entries), done, self.now_us)
@@ -292,9 +296,9 @@ class ReadSide:
         self.now_us = now_us
         replica = self._replica
         if message.status not in (OK, EQUAL):
+            self._range_elsewhere(held, held.end)
             del self._ranges[message.seq]
             held.reader.waiting -= 1
-            held.reader.fail(errors.NO_REPLICAS)
             return
         after, newer, older = held.end, [], []
         if message.status == OK:
@@ -316,24 +320,64 @@ class ReadSide:
         reader = held.reader
         if older:
             self.repaired_there += len(older)
-            self._push_range(reader, peer, older)
+            self._push_range(held, after, older)
         if message.more and after < held.end:
             self.ask_range(reader, peer, after, held.end, now_us)
         reader.waiting -= 1
         if not reader.waiting:
             reader.resume()
 
-    def _push_range(self, reader: Reader, peer: int, entries: list[bytes]) -> None:
+    def _range_elsewhere(self, held: _Range, end: bytes) -> None:
+        """The peer cannot say, or does not take what it lacks: ask a replica that was not asked yet, up to ``end``.
+
+        May raise ReadMiss, then nothing has changed. Counts into ``reader.waiting``.
+        """
+        failed = (*held.failed, held.peer)
+        other = next((peer for peer in self._others(keys.key_slot(held.start)) if peer not in failed), 0)
+        if other:
+            self.ask_range(held.reader, other, held.start, end, self.now_us, failed)
+        else:
+            held.reader.fail(errors.NO_REPLICAS)
+
+    def _push_range(self, held: _Range, end: bytes, entries: list[bytes]) -> None:
+        reader = held.reader
         reader.waiting += 1
 
         def done(acked: bool) -> None:
-            reader.waiting -= 1
             if not acked:
-                reader.fail(errors.NO_REPLICAS)
-            elif not reader.waiting:
+                self._range_given_up(held, end)
+            reader.waiting -= 1
+            if not reader.waiting:
                 reader.resume()
 
-        self._writes.push(peer, b"".join(entries), done, self.now_us)
+        self._writes.push(held.peer, b"".join(entries), done, self.now_us)
+
+    def _range_given_up(self, held: _Range, end: bytes) -> None:
+        """``_range_elsewhere`` where nobody can call it again."""
+        try:
+            self._range_elsewhere(held, end)
+        except (ReadMiss, CorruptionError):
+            held.reader.fail(errors.NO_REPLICAS)
+
+    def on_damage(self, message: ReadResult) -> None:
+        """What is held here of the keys of an answer cannot be read: their readers are told."""
+        batch = self._batches.get(message.seq)
+        if batch is None:
+            return
+        self._forget(batch)
+        for place in batch.places:
+            if place.__class__ is tuple:
+                place[0][place[1]] = errors.TRY_AGAIN
+            else:
+                place.fail(errors.CORRUPT)
+        self._done(batch)
+
+    def on_range_damage(self, message: RangeResult) -> None:
+        """The same for a range."""
+        held = self._ranges.pop(message.seq, None)
+        if held is not None:
+            held.reader.waiting -= 1
+            held.reader.fail(errors.CORRUPT)
 
     # -- the end of a batch ------------------------------------------------------------------------
 
@@ -382,9 +426,10 @@ class ReadSide:
             self._range_failed(seq)
 
     def _range_failed(self, seq: int) -> None:
+        """The peer will not answer about a range: another one may."""
         held = self._ranges.pop(seq)
+        self._range_given_up(held, held.end)
         held.reader.waiting -= 1
-        held.reader.fail(errors.NO_REPLICAS)
 
     def on_timer(self, now_us: int) -> None:
         """Ask others in place of the slow, give up what takes too long."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from respkv.base.errors import BlockRequest, CommandError, ReadMiss
+from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.ring_operation import Operation
 from respkv.commands.session import Pending
@@ -149,3 +149,62 @@ def test_a_forwarded_request_is_not_forwarded_again() -> None:
     with pytest.raises(CommandError) as caught:
         dispatcher.pass_on(session, 2, [b"INCR", b"n"], QUORUM)
     assert caught.value.reply == errors.TRY_AGAIN
+
+
+class Damaged(World):
+    """Data of this node cannot be read from the ``from_run``-th run on."""
+
+    def __init__(self, from_run: int) -> None:
+        super().__init__()
+        self.from_run = from_run
+        self.moved: list[bytes] = []
+        self.elsewhere: Pending | None = Pending()
+        self.dispatcher.elsewhere = self.move
+
+    def move(self, session: Any, spec: CommandSpec, argv: list[bytes], level: int, damage: Any) -> Pending:
+        self.moved.append(argv[0])
+        if self.elsewhere is None:
+            raise CommandError(errors.CORRUPT)
+        return self.elsewhere
+
+    def count(self, argv: list[bytes], view: View) -> tuple[Any, fx.Effects]:
+        if self.runs + 1 >= self.from_run:
+            raise CorruptionError("table", 0, "rot")
+        return super().count(argv, view)
+
+
+def test_damage_at_the_first_look_is_the_dispatchers_business() -> None:
+    with pytest.raises(CorruptionError):
+        Damaged(1).start()
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_damage_met_after_the_comparison_sends_the_request_elsewhere(at_once: bool) -> None:
+    world = Damaged(2)
+    pending = world.start()
+    assert isinstance(pending, Pending) and world.elsewhere is not None
+    if at_once:
+        world.elsewhere.complete(b":1\r\n")
+    world.peers.answer()
+    assert world.moved == [b"COUNT"] and world.stored() is None
+    world.elsewhere.complete(b":1\r\n")
+    assert pending.reply == b":1\r\n"
+
+
+def test_damage_met_while_comparing_sends_the_request_elsewhere_once() -> None:
+    world = Damaged(99)
+    pending = world.start()
+    (operation,) = world.peers.asked
+    operation.fail(errors.CORRUPT)
+    operation.fail(errors.CORRUPT)
+    world.peers.answer()
+    assert world.moved == [b"COUNT"] and world.stored() is None and isinstance(pending, Pending)
+    assert pending.reply is None
+
+
+def test_damage_that_nobody_else_can_help_with_is_told() -> None:
+    world = Damaged(2)
+    world.elsewhere = None
+    pending = world.start()
+    world.peers.answer()
+    assert isinstance(pending, Pending) and pending.reply == errors.CORRUPT

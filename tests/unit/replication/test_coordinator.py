@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.base.errors import CorruptionError
 from respkv.causality.record import encode
 from respkv.keyspace import keys
 from respkv.replication.levels import QUORUM
 from respkv.resp import errors
 from respkv.resp.reply import bulk
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import FOREGROUND, Reads
+from respkv.wire.messages import ALL_ENTRIES, FOREGROUND, IO_ERROR, Reads, WriteAcks, Writes
 from tests.unit.replication.quorum_rig import Group, Side
 
 
@@ -195,3 +196,148 @@ def test_a_get_answers_what_the_peer_brought_although_it_came_by_itself_meanwhil
     group.wire += answers + [row for row in rest if not isinstance(row[2], Reads)]
     group.deliver()
     assert len(questions) == 1 and len(late) >= 1 and out[0] == b"$3\r\nnew\r\n"
+
+
+# -- damage ------------------------------------------------------------------------------------------
+
+
+def rot(side: Side) -> None:
+    """Everything that a node holds goes into a table, and no block of it can be read any more."""
+    side.rig.flush()
+    side.rig.keyspace.cache.clear_all()
+    fs = side.rig.fs
+    for name in fs.listdir("/db/tables"):
+        path = f"/db/tables/{name}"
+        for offset in range(64, 64 + (fs.size(path) - 64) // 3):
+            fs.flip(path, offset, 1)
+
+
+def loaded() -> Group:
+    group, out = Group(), []
+    group.sides[1].set(b"k", b"v", out)
+    group.sides[1].end_cycle()
+    group.deliver()
+    return group
+
+
+def ask(group: Group, internal: bytes, *, end: bytes = b"") -> Asker:
+    """Side 1 compares a key or a range at QUORUM."""
+    asker, coordinator = Asker(), group.sides[1].coordinator
+    if end:
+        coordinator.ask_range(asker, internal, end, QUORUM, group.now_us)
+    else:
+        record = group.sides[1].replica.held(internal)
+        assert record is not None
+        coordinator.ask(asker, internal, record[1:11], QUORUM)
+        coordinator.seal(group.now_us)
+    return asker
+
+
+KEY = keys.record_key(0, b"k")
+
+
+@pytest.mark.parametrize("end", [b"", keys.after(KEY)])
+def test_a_peer_with_damage_does_not_count_and_another_is_asked(end: bytes) -> None:
+    group = loaded()
+    first = group.sides[1].coordinator.others(keys.key_slot(KEY))[0]
+    rot(group.sides[first])
+    asker = ask(group, KEY, end=end)
+    assert [target for _, target, _ in group.wire] == [first]
+    group.deliver()
+    assert asker.resumed == 1 and not asker.failures and asker.waiting == 0
+
+
+@pytest.mark.parametrize("end", [b"", keys.after(KEY)])
+def test_damage_at_all_peers_is_no_quorum(end: bytes) -> None:
+    group = loaded()
+    rot(group.sides[2])
+    rot(group.sides[3])
+    asker = ask(group, KEY, end=end)
+    group.deliver()
+    assert asker.failures[0] == errors.NO_REPLICAS and asker.waiting == 0
+
+
+@pytest.mark.parametrize("end", [b"", keys.after(KEY)])
+def test_a_peer_that_is_behind_and_takes_nothing_is_replaced_by_another(end: bytes) -> None:
+    group = loaded()
+    first = group.sides[1].coordinator.others(keys.key_slot(KEY))[0]
+    plant(group.sides[1], b"k", b"new", by=group.sides[1])
+    for short in {2, 3} - {first}:
+        plant(group.sides[short], b"k", b"new", by=group.sides[1])
+    asker = ask(group, KEY, end=end)
+    source, target, message = group.wire.pop(0)
+    group.sides[target].receive(source, message)
+    source, target, message = group.wire.pop(0)
+    group.sides[target].receive(source, message)
+    _, target, push = group.wire.pop(0)
+    assert isinstance(push, Writes) and target == first
+    group.sides[1].receive(first, WriteAcks((), ((push.seq, ALL_ENTRIES, IO_ERROR),)))
+    assert not asker.resumed and not asker.failures
+    group.deliver()
+    assert asker.resumed and not asker.failures and asker.waiting == 0
+
+
+@pytest.mark.parametrize("end", [b"", keys.after(KEY)])
+def test_a_peer_that_is_lost_is_replaced_by_another(end: bytes) -> None:
+    group = loaded()
+    first = group.sides[1].coordinator.others(keys.key_slot(KEY))[0]
+    asker = ask(group, KEY, end=end)
+    group.part(1, first)
+    assert not asker.failures
+    group.deliver()
+    assert asker.resumed == 1 and not asker.failures
+
+
+def test_damage_here_while_an_answer_is_compared_is_told_to_who_waits() -> None:
+    group, out = loaded(), []
+    one = group.sides[1]
+    first = one.coordinator.others(keys.key_slot(KEY))[0]
+    plant(group.sides[first], b"k", b"new", by=group.sides[first])
+    asker, before = Asker(), one.settled_rounds()
+    record = one.replica.held(KEY)
+    assert record is not None
+    one.coordinator.ask(asker, KEY, record[1:11], QUORUM)
+    one.get(b"k", out)
+    one.end_cycle()
+    rot(one)
+    for _ in range(2):
+        source, target, message = group.wire.pop(0)
+        group.sides[target].receive(source, message)
+    for source, target, message in group.wire:
+        assert target == 1
+        with pytest.raises(CorruptionError):
+            one.receive(source, message)
+        one.coordinator.on_damage(message)
+        one.coordinator.on_damage(message)
+    assert asker.failures == [errors.CORRUPT] and asker.waiting == 0
+    assert out == [errors.TRY_AGAIN] and one.settled_rounds() == before + 1
+    assert not one.coordinator.reads.busy()
+
+
+def test_a_range_that_cannot_be_compared_here_is_told() -> None:
+    group = loaded()
+    first = group.sides[1].coordinator.others(keys.key_slot(KEY))[0]
+    plant(group.sides[first], b"k", b"new", by=group.sides[first])
+    asker = ask(group, KEY, end=keys.after(KEY))
+    rot(group.sides[1])
+    source, target, message = group.wire.pop(0)
+    group.sides[target].receive(source, message)
+    _, _, answer = group.wire.pop(0)
+    with pytest.raises(CorruptionError):
+        group.sides[1].receive(first, answer)
+    group.sides[1].coordinator.on_damage(answer)
+    assert asker.failures == [errors.CORRUPT] and asker.waiting == 0 and not group.sides[1].coordinator.busy()
+
+
+def test_who_stands_in_for_a_damaged_node() -> None:
+    group = loaded()
+    coordinator = group.sides[1].coordinator
+    assert coordinator.placement is not None
+    slot = keys.key_slot(KEY)
+    order = coordinator.placement.table[slot]
+    assert coordinator.substitute([slot], ()) == order[0] and coordinator.substitute([], ()) == 0
+    assert coordinator.substitute([slot, slot + 1], (order[0],)) == order[1]
+    for short in order:
+        if short != 1:
+            group.part(1, short)
+    assert coordinator.substitute([slot], (1,)) == 0 and coordinator.substitute([slot], ()) == 1
