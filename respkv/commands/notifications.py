@@ -11,7 +11,7 @@ Nothing here runs while nobody asks for events.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Final
 
 from respkv.base.errors import BlockRequest, ReadMiss
@@ -238,12 +238,14 @@ def _hash_changes(name: str, argv: list[bytes], effects: fx.Effects, view: View)
 class ExpiryEvents:
     """Tells of keys and fields that expire. ``expired`` is handed to the applier while somebody wants to know.
 
-    Fields of one hash that expire in one cycle make one event.
+    Fields of one hash that expire in one cycle make one event. ``tells(key)``: whether it is this node that tells of
+    the key; on a ring all replicas see it expire, and one tells.
     """
 
-    __slots__ = ("_now_ms", "_told", "keyspace", "pubsub")
+    __slots__ = ("_now_ms", "_tells", "_told", "keyspace", "pubsub")
 
-    def __init__(self, keyspace: Keyspace, pubsub: PubSub) -> None:
+    def __init__(self, keyspace: Keyspace, pubsub: PubSub, tells: Callable[[bytes], bool] | None = None) -> None:
+        self._tells = tells
         self.keyspace = keyspace
         self.pubsub = pubsub
         self._now_ms = 0
@@ -253,6 +255,8 @@ class ExpiryEvents:
     def expired(self, db: int, key: bytes, field: bytes | None, gone: bool) -> None:
         """A key (or a field of it, perhaps its last) of a stored database has been put in the expired form."""
         keyspace, notify = self.keyspace, self.pubsub.notify
+        if self._tells is not None and not self._tells(key):
+            return
         if db not in keyspace.stored:
             return  # left over from a time with more databases: no client can name it
         number = keyspace.stored.index(db)

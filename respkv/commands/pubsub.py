@@ -6,12 +6,15 @@ and handed to the sessions in the order in which they subscribed; bounds on what
 server's (client-output-buffer-limit).
 
 Shard channels are kept apart, with counts of their own. On one node they behave like channels.
+
+On a ring a message goes to the subscribers of every node (``others``). The plain face counts them all, as far as nodes
+have told each other by then; the cluster face those of its node, as Redis Cluster does, whose clients add up.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Protocol
 
 from respkv.commands.glob import matches
 from respkv.commands.help_text import bad_subcommand, help_reply
@@ -20,6 +23,7 @@ from respkv.commands.spec import FAST, LOADING, NOSCRIPT, STALE, Arg, ArgType, C
 from respkv.resp import errors
 from respkv.resp.errors import fail
 from respkv.resp.reply import NULL, Push, Reply, array, bulk, bulk_array, encode, integer
+from respkv.wire.messages import CHANNEL, PATTERN, SHARD_CHANNEL
 
 #: Classes of keyspace events by the letter of notify-keyspace-events, as bits of ``PubSub.events``.
 KEYSPACE: Final = 1 << 0
@@ -45,6 +49,16 @@ _LETTERS: Final = {
 _Listeners = dict[bytes, dict[int, Session]]
 
 
+class Others(Protocol):
+    """The other nodes of a ring. Kinds are those of ``wire.messages``."""
+
+    def publish(self, kind: int, channel: bytes, message: bytes) -> int:
+        """Send a message to the nodes that have subscribers for it; how many subscribers they have told of."""
+
+    def subscribers(self, kind: int) -> dict[bytes, int]:
+        """Channel or pattern -> its subscribers at other nodes, as far as they have told. O(names)."""
+
+
 def event_bits(letters: str) -> int:
     """The bits of a notify-keyspace-events value; letters it does not know count nothing."""
     bits = 0
@@ -54,11 +68,16 @@ def event_bits(letters: str) -> int:
 
 
 class PubSub:
-    """Subscriptions of one node. ``events`` says which keyspace events are wanted (0: none)."""
+    """Subscriptions of one node. ``events`` says which keyspace events are wanted (0: none).
 
-    __slots__ = ("channels", "events", "patterns", "published", "shard_channels")
+    ``others`` is set on a ring; then ``changes`` gathers, by (kind, name), how many subscribers there are more or less.
+    """
+
+    __slots__ = ("changes", "channels", "events", "others", "patterns", "published", "shard_channels")
 
     def __init__(self) -> None:
+        self.others: Others | None = None
+        self.changes: dict[tuple[int, bytes], int] = {}
         self.channels: _Listeners = {}
         self.patterns: _Listeners = {}
         self.shard_channels: _Listeners = {}
@@ -75,32 +94,49 @@ class PubSub:
     def subscribe(self, session: Session, channel: bytes) -> None:
         """``session`` listens to ``channel``; nothing happens when it does already."""
         session.channels[channel] = None
-        self.channels.setdefault(channel, {})[session.id] = session
+        self._add(CHANNEL, self.channels, channel, session)
 
     def unsubscribe(self, session: Session, channel: bytes) -> None:
         """``session`` no longer listens to ``channel``."""
         session.channels.pop(channel, None)
-        _remove(self.channels, channel, session)
+        self._remove(CHANNEL, self.channels, channel, session)
 
     def subscribe_pattern(self, session: Session, pattern: bytes) -> None:
         """``session`` listens to all channels that match ``pattern``."""
         session.patterns[pattern] = None
-        self.patterns.setdefault(pattern, {})[session.id] = session
+        self._add(PATTERN, self.patterns, pattern, session)
 
     def unsubscribe_pattern(self, session: Session, pattern: bytes) -> None:
         """``session`` no longer listens to ``pattern``."""
         session.patterns.pop(pattern, None)
-        _remove(self.patterns, pattern, session)
+        self._remove(PATTERN, self.patterns, pattern, session)
 
     def subscribe_shard(self, session: Session, channel: bytes) -> None:
         """``session`` listens to a shard channel."""
         session.shard_channels[channel] = None
-        self.shard_channels.setdefault(channel, {})[session.id] = session
+        self._add(SHARD_CHANNEL, self.shard_channels, channel, session)
 
     def unsubscribe_shard(self, session: Session, channel: bytes) -> None:
         """``session`` no longer listens to a shard channel."""
         session.shard_channels.pop(channel, None)
-        _remove(self.shard_channels, channel, session)
+        self._remove(SHARD_CHANNEL, self.shard_channels, channel, session)
+
+    def _add(self, kind: int, table: _Listeners, name: bytes, session: Session) -> None:
+        listeners = table.setdefault(name, {})
+        if session.id not in listeners:
+            listeners[session.id] = session
+            self._note(kind, name, 1)
+
+    def _remove(self, kind: int, table: _Listeners, name: bytes, session: Session) -> None:
+        listeners = table.get(name)
+        if listeners is not None and listeners.pop(session.id, None) is not None:
+            if not listeners:
+                del table[name]
+            self._note(kind, name, -1)
+
+    def _note(self, kind: int, name: bytes, change: int) -> None:
+        if self.others is not None:
+            self.changes[kind, name] = self.changes.get((kind, name), 0) + change
 
     def shards_of(self, session: Session) -> list[bytes]:
         """The shard channels of a session."""
@@ -143,15 +179,23 @@ class PubSub:
         listeners = self.shard_channels.get(channel)
         return _deliver(listeners, b"smessage", (channel, message)) if listeners else 0
 
+    def elsewhere(self, kind: int, channel: bytes, message: bytes) -> int:
+        """Send a message to other nodes of the ring; how many subscribers they have for it, as far as is known."""
+        return 0 if self.others is None else self.others.publish(kind, channel, message)
+
     def notify(self, flags: int, event: bytes, key: bytes, db: int) -> None:
         """A key of logical database ``db`` saw ``event``, of the class(es) ``flags``: tell who wants to know."""
         events = self.events
         if not events & flags:
             return
         if events & KEYSPACE:
-            self.publish(b"__keyspace@%d__:%b" % (db, key), event)
+            self._tell(b"__keyspace@%d__:%b" % (db, key), event)
         if events & KEYEVENT:
-            self.publish(b"__keyevent@%d__:%b" % (db, event), key)
+            self._tell(b"__keyevent@%d__:%b" % (db, event), key)
+
+    def _tell(self, channel: bytes, message: bytes) -> None:
+        self.publish(channel, message)
+        self.elsewhere(CHANNEL, channel, message)
 
     def stats(self) -> dict[str, int]:
         """Figures for metrics."""
@@ -172,14 +216,6 @@ class PubSub:
         for name, listeners in self.shard_channels.items():
             assert listeners, name
             assert all(name in session.shard_channels for session in listeners.values())
-
-
-def _remove(table: _Listeners, name: bytes, session: Session) -> None:
-    listeners = table.get(name)
-    if listeners is not None:
-        listeners.pop(session.id, None)
-        if not listeners:
-            del table[name]
 
 
 def _deliver(listeners: dict[int, Session], kind: bytes, parts: tuple[bytes, ...]) -> int:
@@ -289,48 +325,69 @@ def sunsubscribe(argv: list[bytes], session: Session) -> Reply | None:
 
 
 def publish(argv: list[bytes], session: Session) -> Reply:
-    """PUBLISH channel message: how many clients of this node received it."""
-    return integer(session.server.pubsub.publish(argv[1], argv[2]))
+    """PUBLISH channel message: how many clients received it."""
+    pubsub = session.server.pubsub
+    count = pubsub.publish(argv[1], argv[2])
+    return integer(_counted(session, count, pubsub.elsewhere(CHANNEL, argv[1], argv[2])))
 
 
 def spublish(argv: list[bytes], session: Session) -> Reply:
     """SPUBLISH shardchannel message"""
-    return integer(session.server.pubsub.publish_shard(argv[1], argv[2]))
+    pubsub = session.server.pubsub
+    count = pubsub.publish_shard(argv[1], argv[2])
+    return integer(_counted(session, count, pubsub.elsewhere(SHARD_CHANNEL, argv[1], argv[2])))
 
 
-def _active(table: _Listeners, argv: list[bytes]) -> Reply:
+def _counted(session: Session, here: int, elsewhere: int) -> int:
+    return here if session.cluster_face else here + elsewhere
+
+
+def _table(session: Session, kind: int) -> dict[bytes, int]:
+    """Channel or pattern -> subscribers: of the ring, or on the cluster face of this node. O(names)."""
+    pubsub = session.server.pubsub
+    own = {CHANNEL: pubsub.channels, SHARD_CHANNEL: pubsub.shard_channels, PATTERN: pubsub.patterns}[kind]
+    found = {name: len(listeners) for name, listeners in own.items()}
+    if pubsub.others is not None and not session.cluster_face:
+        for name, count in pubsub.others.subscribers(kind).items():
+            found[name] = found.get(name, 0) + count
+    return found
+
+
+def _active(argv: list[bytes], session: Session, kind: int) -> Reply:
     if len(argv) > 3:
         raise bad_subcommand("PUBSUB", argv[1])
+    table = _table(session, kind)
     return bulk_array([channel for channel in table if len(argv) < 3 or matches(argv[2], channel)])
 
 
 def pubsub_channels(argv: list[bytes], session: Session) -> Reply:
     """PUBSUB CHANNELS [pattern]: channels with at least one subscriber; patterns do not count."""
-    return _active(session.server.pubsub.channels, argv)
+    return _active(argv, session, CHANNEL)
 
 
 def pubsub_shardchannels(argv: list[bytes], session: Session) -> Reply:
     """PUBSUB SHARDCHANNELS [pattern]"""
-    return _active(session.server.pubsub.shard_channels, argv)
+    return _active(argv, session, SHARD_CHANNEL)
 
 
-def _subscribers(table: _Listeners, names: list[bytes]) -> Reply:
-    return array([part for name in names for part in (bulk(name), integer(len(table.get(name, ()))))])
+def _subscribers(argv: list[bytes], session: Session, kind: int) -> Reply:
+    table = _table(session, kind)
+    return array([part for name in argv[2:] for part in (bulk(name), integer(table.get(name, 0)))])
 
 
 def pubsub_numsub(argv: list[bytes], session: Session) -> Reply:
     """PUBSUB NUMSUB [channel ...]: a flat array of channel and count."""
-    return _subscribers(session.server.pubsub.channels, argv[2:])
+    return _subscribers(argv, session, CHANNEL)
 
 
 def pubsub_shardnumsub(argv: list[bytes], session: Session) -> Reply:
     """PUBSUB SHARDNUMSUB [shardchannel ...]"""
-    return _subscribers(session.server.pubsub.shard_channels, argv[2:])
+    return _subscribers(argv, session, SHARD_CHANNEL)
 
 
 def pubsub_numpat(argv: list[bytes], session: Session) -> Reply:
     """PUBSUB NUMPAT: how many different patterns are subscribed to."""
-    return integer(len(session.server.pubsub.patterns))
+    return integer(len(_table(session, PATTERN)))
 
 
 def pubsub_help(argv: list[bytes], session: Session) -> Reply:

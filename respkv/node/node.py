@@ -204,7 +204,9 @@ class Node(NodeErrands):
 
     def _on_events(self, value: Any) -> None:
         self.pubsub.set_events(value)
-        self.applier.on_expired = ExpiryEvents(self.keyspace, self.pubsub).expired if self.pubsub.events else None
+        tells = None if self.ring is None else self.ring.is_acting_primary
+        told = ExpiryEvents(self.keyspace, self.pubsub, tells).expired
+        self.applier.on_expired = told if self.pubsub.events else None
         self.recompute_plain()
 
     def _attach_metrics(self) -> None:

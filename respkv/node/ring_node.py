@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.base.prefixes import prefix_table
-from respkv.base.slots import SLOT_COUNT
+from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.causality.hlc import ClockSkewError
 from respkv.cluster.membership import Membership
 from respkv.cluster.placement import Placement
@@ -36,6 +36,7 @@ from respkv.node.mesh import Mesh
 from respkv.node.repair import Repair
 from respkv.node.ring_flush import RingFlush
 from respkv.node.ring_member import RingMember
+from respkv.node.ring_pubsub import RingPubSub
 from respkv.node.ring_settings import RingSettings
 from respkv.node.ring_wait import RingWait
 from respkv.node.ring_walk import RingWalk
@@ -56,6 +57,8 @@ from respkv.wire.messages import (
     FlushTo,
     Forward,
     Forwarded,
+    Interest,
+    Publish,
     RangeRead,
     RangeResult,
     ReadResult,
@@ -138,6 +141,7 @@ class RingNode:
             self.repair, self.replica, send=self.send, live=self.live, next_seq=self._next_seq,
             now_us=lambda: node.now_us,
         )  # fmt: skip
+        self.pubsub = RingPubSub(node.pubsub, send=self.send, room=self.mesh.room)
         self.walks = RingWalk(node, dispatcher, send=self.send, next_op=self.forwards.next_op)
         dispatcher.coordinator = self.coordinator
         dispatcher.work = self
@@ -159,6 +163,8 @@ class RingNode:
             Forwarded: self._on_forwarded,
             SessionGone: self.forwards.on_session_gone,
             FlushTo: self._on_flush,
+            Publish: self.pubsub.on_publish,
+            Interest: self.pubsub.on_interest,
             StatusPull: self._on_pull,
             Status: self.watch.on_status,
         }
@@ -235,6 +241,7 @@ class RingNode:
             **self.replica.stats(),
             **self.repair.stats(),
             **self.forwards.stats(),
+            **self.pubsub.stats(),
             "messages_waiting_for_blocks": self._waiting,
             "clocks_too_far_ahead": self.clock_alarm.count,
         }
@@ -242,6 +249,10 @@ class RingNode:
     def live(self, short: int) -> bool:
         """Alive as far as is known, linked, and taking what it is sent."""
         return self.member.live(short) and (short == self.member.me or self.mesh.room(short))
+
+    def is_acting_primary(self, key: bytes) -> bool:
+        """Whether this node is the first live replica of a key."""
+        return self.placement is not None and self.coordinator.primary(slot_of(key)) == self.me
 
     def speaks_cluster(self, local_address: str, *, unix: bool) -> bool:
         """Whether a connection speaks the cluster face, by the port that it came to."""
@@ -254,6 +265,7 @@ class RingNode:
 
     def seal(self) -> None:
         """The cycle's requests and messages are done; its commit comes next."""
+        self.pubsub.seal()
         self._write_back()
         self.coordinator.seal(self.node.now_us)
         if self._acks:
@@ -460,6 +472,7 @@ class RingNode:
     def _on_link(self, short: int, up: bool) -> None:
         self.member.on_link(short, up, self.node.now_us)
         self.repair.on_member(short, up)
+        self.pubsub.on_link(short, up)
         if not up:
             self.forwards.peer_lost(short)
             self.flushes.peer_lost(short)

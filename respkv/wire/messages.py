@@ -58,6 +58,8 @@ SLICE: Final = 8
 CHANNEL: Final = 0
 SHARD_CHANNEL: Final = 1
 PATTERN: Final = 2
+#: In Interest.added: too much to be told, send everything.
+EVERYTHING: Final = 3
 
 
 class Writes(NamedTuple):
@@ -172,7 +174,8 @@ class Publish(NamedTuple):
 class Interest(NamedTuple):
     """What the sender's clients subscribe to. ``reset``: forget what was said before. Ordered.
 
-    ``added`` and ``removed`` are (kind, name) with CHANNEL, SHARD_CHANNEL or PATTERN.
+    ``added`` and ``removed`` are (kind, name) with CHANNEL, SHARD_CHANNEL or PATTERN, a row for each subscriber that
+    there is more or less; or (EVERYTHING, b"").
     """
 
     reset: bool

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.integration.cluster.conftest import Ring, fact
+from tests.integration.cluster.conftest import Ring, fact, wait_until
 
 NODES = (1, 2, 3)
 
@@ -187,13 +187,12 @@ def test_messages_reach_subscribers_of_every_node(ring: Ring) -> None:
     subscriber.subscribe("news")
     subscriber.get_message(timeout=5)
     with ring.client(1) as client:
-        for _ in range(10):
-            client.publish("news", "hello")
-            message = subscriber.get_message(timeout=0.1)
-            if message is not None:
-                break
-    subscriber.close()
-    assert message is not None and message["data"] == b"hello"
+        wait_until(lambda: dict(client.pubsub_numsub("news")) == {b"news": 1}, 5)
+        assert client.publish("news", "hello") == 1
+        message = subscriber.get_message(timeout=5)
+        assert message is not None and message["data"] == b"hello"
+        subscriber.close()
+        wait_until(lambda: client.publish("news", "nobody hears") == 0, 5)
 
 
 def test_every_copy_is_equal(ring: Ring) -> None:
