@@ -103,6 +103,7 @@ class Dispatcher:
         fetch: Fetch,
         limit_bytes: int,
     ) -> None:
+        assert type(self) is not Dispatcher or keyspace.engine.held is not None, "run_turns defers writes"
         self.table = table
         self.keyspace = keyspace
         self.applier = applier
@@ -146,9 +147,8 @@ class Dispatcher:
     def run_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:  # HOT: get_set_pipeline
         """Give each connection its turn: run the requests of its parser until it has no more or its budget is used.
 
-        Replies are appended to each ``out``. Returns the turns that did not simply end with their input, each
-        with the pending request that stopped it, if one did: look at ``session.closing``, ``parser.error`` and
-        ``parser.has_more``. Once the cycle has lasted too long the turns that are left are returned as they are.
+        Returns the turns that did not simply end with their input, each with the pending request that stopped it, if
+        one did: look at ``session.closing``, ``parser.error``, ``parser.has_more``; and those that had no time.
         """
         keyspace, clock, views = self.keyspace, self.keyspace.clock, self._views
         node, server, quick, ruled = clock.node, self.server, self._quick.get, self.ruled
@@ -183,7 +183,8 @@ class Dispatcher:
                         db = keyspace.stored[logical]
                         rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
                         prefixes = keyspace.prefixes(db)
-                        table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
+                        memtable, batch = keyspace.engine.memtable, keyspace.engine.batch
+                        table, deferred = memtable.table, memtable.deferred
                         highest, last, stale = keyspace.floors.highest, clock.last, False
                         view = views.get(db) or self._make_view(db)
                     if direct and argv.__class__ is list:
@@ -202,19 +203,19 @@ class Dispatcher:
                                 row = rows.get(key)
                                 plain = row.__class__ is bytes
                                 if plain or (row is None and not (old_rows and key in old_rows)):
-                                    size = len(value)
-                                    head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
+                                    head = BULK_HEADS[len(value)] if len(value) < 4096 else b"$%d\r\n" % len(value)
                                     last += 1
                                     record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
                                     internal = prefixes[crc_hqx(key, 0) & 16383] + key
                                     if plain:
                                         rows[key] = record
                                         grown += len(record) - len(row)  # type: ignore[arg-type]
+                                        deferred.append(internal)
                                     else:
                                         old = table.get(internal)
                                         if old is not None and (old[0] != 1 or old[1:11] <= highest):
                                             keyspace.counts.replaced(internal, old, LIVE)
-                                    table[internal] = record
+                                        table[internal] = record
                                     batch += (pack_lengths(len(record), len(internal)), internal, record)
                                     append(OK)
                                     writes += 1

@@ -183,7 +183,8 @@ class Applier:
         """Strings, blind: what was there is not read. ``put_record`` and the row's change, their calls inlined."""
         keyspace = self.keyspace
         clock, cache, engine = keyspace.clock, keyspace.cache, keyspace.engine
-        table, batch, counts = engine.memtable.table, engine.batch, keyspace.counts
+        memtable, batch, counts = engine.memtable, engine.batch, keyspace.counts
+        table, deferred, defers = memtable.table, memtable.deferred, engine.held is not None
         node, last, highest = clock.node, clock.last, keyspace.floors.highest
         grown, last_db = 0, -1
         for _, db, key, value, expire_at_ms in effects:
@@ -201,6 +202,10 @@ class Applier:
                 # A plain string over a plain string: no count changes, and the row changes in place.
                 rows[key] = record
                 grown += len(record) - len(row)
+                if defers:
+                    deferred.append(internal)
+                else:
+                    table[internal] = record
             else:
                 old = table.get(internal)
                 if old is not None and (expire_at_ms or old[0] != STRING or old[1:BODY_AT] <= highest):
@@ -211,7 +216,7 @@ class Applier:
                 if row is not None or old_rows:
                     cache.replace(db, key, string_row(record))
                     rows, old_rows = cache.rows(db), cache.old.get(db)
-            table[internal] = record
+                table[internal] = record
             batch += (pack_lengths(len(record), len(internal)), internal, record)
             if keyspace.watching:
                 self._touch(db, key)
@@ -221,8 +226,10 @@ class Applier:
 
     def _written_string(self, db: int, key: bytes) -> Row:
         """The row of a string that was put a moment ago."""
-        keyspace = self.keyspace
-        return string_row(keyspace.engine.memtable.table[keyspace.internal(db, key)])
+        row = self.keyspace.cache.peek(db, key)
+        if row.__class__ is bytes:
+            return row
+        return string_row(self.keyspace.engine.memtable.table[self.keyspace.internal(db, key)])
 
     def put_record(self, internal: bytes, record: bytes) -> None:
         """A live record into log, memtable, expiry index and counts, the old state unknown."""
@@ -266,6 +273,8 @@ class Applier:
             return
         internal = keyspace.internal(db, key)
         record = keyspace.engine.memtable.table.get(internal) or plan.records[internal]
+        if type(row) is bytes:
+            record = row  # The table may be behind.
         assert record is not None and record[0] & TYPE_MASK, "an existing key has a record"
         if record[0] & DVV:  # Of a time when its siblings were kept: what is seen of it stays.
             record = encode(STRING, record[1:BODY_AT], reply_of_string(row))

@@ -42,6 +42,7 @@ _DATABASES: Final = keys.meta_key(b"databases")
 _ACTORS: Final = keys.meta_key(b"actors")
 _CEILING: Final = keys.meta_key(b"hlc-ceiling")
 _EXPIRED_THROUGH: Final = keys.meta_key(b"expired-through")
+_LISTED_PER_CYCLE: Final = 1024
 #: In an element count: other replicas have changed the collection too, whoever wants the number counts.
 UNKNOWN_COUNT: Final = b"\xff" * 8
 
@@ -108,6 +109,27 @@ class Keyspace:
         #: siblings are written under actors with this number or a greater one; 0: none has ever been given out
         self.actors_from = 0
         self._prefixes: dict[int, list[bytes]] = {}
+
+    def defer_writes(self, wanted: bool = True) -> None:
+        """Whether strings written over cached strings are put into the memtable later, if at all: see ``memtable``.
+
+        Not on a ring, where leaf sums and peers ask for the records of single memtables.
+        """
+        self.engine.list_deferred()
+        self.engine.held = self._held if wanted else None
+        self.cache.before_loss = self.engine.list_deferred if wanted else None
+
+    def list_some(self) -> None:
+        """Once per cycle: list deferred keys in slices before the row cache's turn would do it in one go."""
+        if self.cache.is_turning_soon:
+            self.engine.list_deferred(_LISTED_PER_CYCLE)
+
+    def _held(self, internal: bytes) -> bytes | None:
+        """The newest record of a key whose row is one."""
+        if internal[0] != keys.SPACE_RECORD:
+            return None
+        row = self.cache.peek(keys.key_db(internal), keys.user_key(internal))
+        return row if row.__class__ is bytes else None
 
     # -- opening -----------------------------------------------------------------------------------
 

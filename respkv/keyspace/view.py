@@ -293,6 +293,8 @@ class View:
         cache = self.keyspace.cache
         row: Row | None = cache.peek(self.db, key)
         if type(row) is bytes:
+            if self.keyspace.engine.held is not None:  # The cache may have no room for the larger row.
+                self.keyspace.engine.memtable.table[self.keyspace.internal(self.db, key)] = row
             cache.replace(self.db, key, TimedString(row))
         return max(written_ms, getattr(row, "used_ms", 0))
 

@@ -142,6 +142,7 @@ class Node(NodeErrands):
             self.fs, directory, options, self.memory_plan, databases=value("databases"), wall_ms=self.now_ms
         )
         self.engine = self.keyspace.engine
+        self.keyspace.defer_writes(ring is None)
         self.applier = Applier(self.keyspace)
         limit = value("proto-max-bulk-len")
         self.watches = Watches(self.keyspace, self.recompute_plain)
@@ -343,6 +344,7 @@ class Node(NodeErrands):
                 self._written_us = self.now_us
                 self.changes += len(engine.batch) // 3
             lsn = engine.commit()
+            self.keyspace.list_some()
             if not self._unsynced_since_us:
                 self._unsynced_since_us = self.now_us
             if engine.memtable is not memtable:

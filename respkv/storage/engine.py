@@ -14,6 +14,7 @@ memtable; files are removed only when the edit that drops them is durable and no
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -28,7 +29,7 @@ from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
 from respkv.storage.batch_scale import BatchScale
 from respkv.storage.catalog import Catalog
 from respkv.storage.job_board import COUNT, FLUSH, Job
-from respkv.storage.memtable import Memtable
+from respkv.storage.memtable import Held, Memtable, defers
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
 from respkv.storage.quarantine import AnyTable, DamagedTable, passing_over
@@ -63,7 +64,7 @@ class Engine:
         "_appended_bytes", "_catalog", "_closed", "_disposal", "_log", "_marked_lsn", "_memtable_limit",
         "_names_made", "_names_synced", "_refusal", "_retired", "_scale", "_segment_limit", "_snapshots",
         "_synced_bytes",
-        "appended_lsn", "batch", "directory", "durable_lsn", "fs", "memtable", "options", "recovery",
+        "appended_lsn", "batch", "directory", "durable_lsn", "fs", "held", "memtable", "options", "recovery",
     )  # fmt: skip
 
     def __init__(
@@ -84,6 +85,8 @@ class Engine:
         self.recovery = recovery
         self.memtable = memtable
         self.batch: list[bytes] = []
+        #: ``held(key)``: the newest record of a deferred key, None if that is in a table. None: nobody may defer keys.
+        self.held: Held | None = None
         self.appended_lsn = self.durable_lsn = log.last_lsn
         self._segment_limit = options.segment_limit
         self._memtable_limit = options.memtable_bytes
@@ -108,6 +111,10 @@ class Engine:
 
         Not for derived spaces, which are only scanned. ReadMiss and CorruptionError pass through.
         """
+        if self.held is not None and (self.memtable.deferred or self._retired):
+            record = self.held(key)
+            if record is not None:
+                return record
         record = self.memtable.table.get(key)
         if record is not None:
             return record
@@ -136,6 +143,10 @@ class Engine:
         """Make ``record`` the newest of ``key``; logged by the next ``commit``."""
         self.memtable.table[key] = record
         self.batch += (pack_lengths(len(record), len(key)), key, record)
+
+    def list_deferred(self, limit: int = sys.maxsize) -> int:
+        """Put the records of up to ``limit`` deferred keys into the table; how many are left. See ``memtable``."""
+        return self.memtable.list_deferred((*self._retired, self.memtable), self.held, limit)
 
     def put_derived(self, key: bytes, record: bytes) -> None:
         """An index entry, which replay and flush derive anew: not logged."""
@@ -184,7 +195,7 @@ class Engine:
     def rotate(self) -> bool:
         """Commit, and retire the memtable unless it is empty; False when there is no room for a segment."""
         self.commit()
-        return True if not self.memtable.table else self._rotate()
+        return True if not (self.memtable.table or self.memtable.deferred) else self._rotate()
 
     def _rotate(self) -> bool:
         old, file_id = self._log, self._catalog.take_file_id()
@@ -292,8 +303,6 @@ class Engine:
                 self.commit()
                 self._rotate()
 
-    # Syncing
-
     def _mark(self) -> None:
         """Nothing was written since the last sync: say in the log that all of it is durable, so that what rots
         before the next record is told from a torn tail. Costs 31 bytes."""
@@ -346,6 +355,8 @@ class Engine:
         after the last key. Use it up within one cycle: what is written meanwhile may or may not show. Raises
         CorruptionError for a damaged table in the range, but not in a local space.
         """
+        if defers(start[:1], (self.memtable, *self._retired)):
+            self.list_deferred()
         local = bool(start) and start[0] in self.options.local_spaces
         derived = bool(start) and start[0] in self.options.derived_spaces
         sources: list[Entries] = []
@@ -371,10 +382,9 @@ class Engine:
         A scan does the rest itself, at 1-2 us a key: call this in slices first where that is too long.
         """
         derived = space in self.options.derived_spaces
-        remaining = 0
-        for memtable in (self.memtable, *self._retired):
-            remaining += memtable.prepare_scan(limit, derived=derived)
-        return remaining
+        memtables = (self.memtable, *self._retired)
+        deferred = self.list_deferred(limit) if defers(bytes((space,)), memtables) else 0
+        return deferred + sum(memtable.prepare_scan(limit, derived=derived) for memtable in memtables)
 
     # Jobs, edits, snapshots
 
@@ -558,7 +568,7 @@ class Engine:
             "unsynced_bytes": self.unsynced_bytes,
             "appended_lsn": self.appended_lsn,
             "durable_lsn": self.durable_lsn,
-            "memtable_keys": len(self.memtable.table),
+            "memtable_keys": len(self.memtable.table) + len(self.memtable.deferred),
             "memtable_bytes": self.memtable.charge(),
             "memtables_retired": len(self._retired),
             "memtables_to_dispose": len(self._disposal),

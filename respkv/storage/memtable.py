@@ -4,6 +4,12 @@
 ``derived`` holds index entries made from records; they are never logged and are made anew by
 replay and flush.
 
+``deferred`` holds keys (of one space) that were logged and not put into ``table``. A writer that keeps the newest
+record of a key in memory anyway, and replaces a live record by a live one, may append the key there, since putting
+it into a table of half a million entries costs as much as all the rest of a write, and flush reads the log. The
+engine's ``held`` is how the record is found: ``Engine.get`` asks it first, and scans list all deferred keys, so
+that nobody sees a difference. Before ``held`` forgets a record, the keys must be listed (``Engine.list_deferred``).
+
 Invariants: both dicts only grow while the memtable is active (a delete is a tombstone), so the keys a
 sorted view does not know yet are the last ones of its dict. A retired memtable never changes, until it is
 disposed of piece by piece when its entries are in tables and no scan reads it.
@@ -11,7 +17,7 @@ disposed of piece by piece when its entries are in tables and no scan reads it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -19,7 +25,12 @@ from sortedcontainers import SortedList
 
 #: What an entry costs in memory besides its bytes: dict slots, two object headers, allocator slack.
 ENTRY_OVERHEAD: Final = 130
+#: What a deferred key costs: its bytes and its place in the list. Its record is charged to whoever holds it.
+DEFERRED_BYTES: Final = 80
 _SCAN_CHUNK: Final = 256
+
+#: ``held(key)``: the newest record of a deferred key, None if a memtable has it.
+Held = Callable[[bytes], bytes | None]
 
 
 class SortedView:
@@ -60,6 +71,11 @@ class SortedView:
         assert list(self._keys) == sorted(self._keys)
 
 
+def defers(space: bytes, memtables: Iterable[Memtable]) -> bool:
+    """Whether keys that begin with ``space`` wait to be listed."""
+    return any(memtable.deferred and memtable.deferred[-1][:1] == space for memtable in memtables)
+
+
 class Memtable:
     """Newest records by key. ``segment_id`` names the log segment that holds the same entries."""
 
@@ -68,6 +84,7 @@ class Memtable:
         "_entry_bytes",
         "_entry_count",
         "_table_view",
+        "deferred",
         "derived",
         "first_lsn",
         "last_lsn",
@@ -79,6 +96,7 @@ class Memtable:
     def __init__(self, segment_id: int, first_lsn: int) -> None:
         self.table: dict[bytes, bytes] = {}
         self.derived: dict[bytes, bytes] = {}
+        self.deferred: list[bytes] = []
         self.segment_id = segment_id
         self.first_lsn = first_lsn
         self.last_lsn = first_lsn - 1
@@ -96,10 +114,12 @@ class Memtable:
     def charge(self) -> int:
         """Estimated bytes of memory: keys held times the mean entry. O(1).
 
-        Overwriting a key does not grow it.
+        Overwriting a key does not grow it, but for a deferred one: that counts half a record each time, since the
+        flush of the segment will hold it.
         """
         mean = self._entry_bytes // self._entry_count if self._entry_count else 0
-        return len(self.table) * (ENTRY_OVERHEAD + mean) + len(self.derived) * (2 * ENTRY_OVERHEAD)
+        listed = len(self.table) * (ENTRY_OVERHEAD + mean) + len(self.derived) * (2 * ENTRY_OVERHEAD)
+        return listed + len(self.deferred) * (DEFERRED_BYTES + mean // 2)
 
     def scan(self, start: bytes, end: bytes | None, *, derived: bool) -> Iterator[tuple[bytes, bytes]]:
         """The (key, record) pairs in key order; sees keys that are put ahead of it while it runs."""
@@ -124,17 +144,38 @@ class Memtable:
         """Bring the sorted view on by ``limit`` keys; how many are still missing. 1-2 us a key."""
         return self._view(derived).refresh(limit)
 
+    def list_deferred(self, memtables: Sequence[Memtable], held: Held | None, limit: int) -> int:
+        """List up to ``limit`` keys that ``memtables`` (this one and retired ones) deferred; how many are left.
+
+        All go into this table, whichever segment they were logged to: what is held is the newest. 0.5-1 us a key.
+        """
+        table, left = self.table, 0
+        for memtable in memtables:
+            deferred = memtable.deferred
+            if deferred and limit > 0:
+                assert held is not None, "only who holds the records defers keys"
+                part = deferred[-limit:]
+                del deferred[-limit:]
+                limit -= len(part)
+                for key in part:
+                    record = held(key)
+                    if record is not None:
+                        table[key] = record
+            left += len(deferred)
+        return left
+
     def dispose(self, limit: int) -> int:
         """Throw away up to ``limit`` entries of a retired memtable; how many remain.
 
         Freeing half a million entries in one go is a pause of a tenth of a second.
         """
         self._table_view = self._derived_view = None
+        del self.deferred[-limit:]
         for source in (self.table, self.derived):
             for _ in range(min(limit, len(source))):
                 source.popitem()
                 limit -= 1
-        return len(self.table) + len(self.derived)
+        return len(self.table) + len(self.derived) + len(self.deferred)
 
     def _view(self, derived: bool) -> SortedView:
         if derived:

@@ -11,6 +11,7 @@ charge through ``grow``.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 #: What an entry costs beyond its key and its row: dict slot, two object headers.
@@ -24,7 +25,10 @@ _NO_ROWS: Final[Rows] = {}
 class RowCache:
     """Rows by (database, key). ``put``, ``get`` and ``drop`` are O(1)."""
 
-    __slots__ = ("_retired", "capacity", "evicted", "hits", "misses", "old", "old_charge", "young", "young_charge")
+    __slots__ = (
+        "_retired", "before_loss", "capacity", "evicted", "hits", "misses", "old", "old_charge", "young",
+        "young_charge",
+    )  # fmt: skip
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -36,6 +40,13 @@ class RowCache:
         self.misses = 0
         self.evicted = 0
         self._retired: list[Rows] = []
+        #: called before rows are thrown away for the bound's sake
+        self.before_loss: Callable[[], object] | None = None
+
+    @property
+    def is_turning_soon(self) -> bool:
+        """The young generation holds more than four fifths of its half of the capacity."""
+        return self.young_charge * 5 > self.capacity * 2
 
     def rows(self, db: int) -> Rows:
         """The young generation of ``db``; stays the same dict until the next ``put`` or ``clear``."""
@@ -135,6 +146,8 @@ class RowCache:
 
     def clear_all(self) -> None:
         """Forget everything."""
+        if self.before_loss is not None:
+            self.before_loss()
         self._retired.extend(rows for rows in (*self.young.values(), *self.old.values()) if rows)
         self.young, self.old = {}, {}
         self.young_charge = self.old_charge = 0
@@ -166,6 +179,8 @@ class RowCache:
             self._turn()
 
     def _turn(self) -> None:
+        if self.before_loss is not None:
+            self.before_loss()
         for rows in self.old.values():
             if rows:
                 self.evicted += len(rows)

@@ -72,6 +72,8 @@ class Model:
 class Rig:
     """The real thing, with its jobs run inline."""
 
+    defers = True
+
     def __init__(self, rng: random.Random, options: dict[str, Any], row_cache_bytes: int) -> None:
         self.rng = rng
         self.fs = SimulatedFileSystem()
@@ -90,6 +92,7 @@ class Rig:
         self.keyspace = Keyspace(
             self.engine, HybridClock(1, 0, 1 << 63), databases=DATABASES, row_cache_bytes=self.row_cache_bytes
         )
+        self.keyspace.defer_writes(self.defers)
         self.serve(self.keyspace.load)
         self.keyspace.begin(self.now)
         self.keyspace.write_ceiling()

@@ -57,6 +57,7 @@ class Harness:
             databases=16,
             row_cache_bytes=row_cache_bytes,
         )
+        self.keyspace.defer_writes()
         self.keyspace.load()
         self.keyspace.begin(START_MS)
         self.applier = Applier(self.keyspace)

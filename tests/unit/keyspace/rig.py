@@ -30,6 +30,9 @@ T = TypeVar("T")
 class Rig:
     """``options`` are the engine's. ``cold()`` makes the next reads of tables miss."""
 
+    #: whether strings written over cached strings wait for their place in the memtable
+    defers = True
+
     def __init__(self, *, databases: int = 16, row_cache_bytes: int = 1 << 20, **options: Any) -> None:
         self.fs = SimulatedFileSystem()
         self.fs.mkdir("/db")
@@ -53,6 +56,7 @@ class Rig:
             databases=self.databases,
             row_cache_bytes=self.row_cache_bytes,
         )
+        self.keyspace.defer_writes(self.defers)
         self.keyspace.load()
         self.keyspace.begin(self.now_ms)
         self.applier = Applier(self.keyspace)

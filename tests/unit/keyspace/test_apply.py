@@ -442,3 +442,78 @@ def test_counts_follow_every_effect_in_place() -> None:
     assert rig.total() == 2
     assert rig.keyspace.counts.is_exact()
     rig.keyspace.counts.check_invariants()
+
+
+# deferred writes
+
+
+def deferred_rig() -> Rig:
+    """``k`` holds b"new", which the memtable has not been told; it knows b"old"."""
+    rig = Rig()
+    rig.apply(fx.put(0, b"k", b"old"))
+    rig.view().row(b"k")
+    rig.apply(fx.put(0, b"k", b"new"))
+    assert rig.engine.memtable.deferred == [K]
+    assert decode(rig.engine.memtable.table[K]).body == b"$3\r\nold\r\n"
+    return rig
+
+
+def test_expire_takes_the_value_that_was_deferred() -> None:
+    rig = deferred_rig()
+    rig.apply(fx.expire(0, b"k", SOON))
+    rig.keyspace.cache.clear_all()
+    assert rig.view().string(b"k") == b"new" and rig.view().expire_at(b"k") == SOON
+
+
+def test_expire_takes_the_value_of_a_row_whose_use_is_noted() -> None:
+    rig = deferred_rig()
+    assert rig.view().last_access_ms(b"k") is not None
+    rig.apply(fx.expire(0, b"k", SOON))
+    rig.keyspace.cache.clear_all()
+    assert rig.view().string(b"k") == b"new"
+
+
+def test_noting_the_use_of_a_row_too_large_for_the_cache_keeps_the_value() -> None:
+    rig = deferred_rig()
+    rig.keyspace.cache.capacity = 4 * 160  # room for the row, not for the row and its time
+    before = rig.stored(K)
+    assert rig.view().last_access_ms(b"k") is not None
+    assert rig.keyspace.cache.peek(0, b"k") is None, "the case this is about"
+    assert rig.view().string(b"k") == b"new" and rig.stored(K) == before
+
+
+@pytest.mark.parametrize("end", [fx.delete(0, b"k"), fx.flush(0), fx.put(0, b"k", b"newest", SOON)])
+def test_a_later_write_is_not_undone_by_listing(end: fx.Effect) -> None:
+    rig = deferred_rig()
+    rig.apply(end)
+    rig.keyspace.cache.clear_all()
+    rig.engine.list_deferred()
+    assert rig.view().string(b"k") == (b"newest" if end[0] == fx.PUT else None)
+    assert rig.total() == (1 if end[0] == fx.PUT else 0)
+
+
+def test_rows_are_listed_before_the_cache_loses_them() -> None:
+    rig = deferred_rig()
+    for _ in range(2):
+        rig.keyspace.cache._turn()
+    assert rig.keyspace.cache.peek(0, b"k") is None
+    assert not rig.engine.memtable.deferred and rig.view().string(b"k") == b"new"
+
+
+def test_writes_are_not_deferred_where_nobody_wants_that() -> None:
+    rig = deferred_rig()
+    rig.keyspace.defer_writes(False)
+    assert decode(rig.engine.memtable.table[K]).body == b"$3\r\nnew\r\n"
+    rig.apply(fx.put(0, b"k", b"3"))
+    assert not rig.engine.memtable.deferred
+    rig.keyspace.cache.clear_all()
+    assert rig.view().string(b"k") == b"3"
+
+
+def test_deferred_keys_are_listed_in_slices_when_the_cache_is_about_to_turn() -> None:
+    rig = deferred_rig()
+    rig.keyspace.list_some()
+    assert rig.engine.memtable.deferred
+    rig.keyspace.cache.capacity = 300
+    rig.keyspace.list_some()
+    assert not rig.engine.memtable.deferred

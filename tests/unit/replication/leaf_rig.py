@@ -25,6 +25,7 @@ class LeafRig(Rig):
     tell = True
     #: how many keys the next commit finds settled while its batch is open: duties run in the middle of a cycle
     early: Callable[[], int] | None = None
+    defers = False
     #: compaction drops graves below this stamp, which no slot's watermark may lie below
     purged = ZERO_STAMP
 

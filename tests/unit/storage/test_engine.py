@@ -10,6 +10,7 @@ from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_engine
 from respkv.storage.version import table_path
 from respkv.storage.wal import FatalStorageError, segment_path
+from respkv.storage.write_batch import pack_lengths
 from respkv.testing.disk import SimulatedFileSystem
 from respkv.testing.engine_driver import EngineDriver
 
@@ -569,3 +570,36 @@ def test_a_count_job_pins_the_runs_it_walks() -> None:
     assert job is not None
     engine.end_count(job.id, failed=True)
     assert engine.start_count({}) is None, "it waits some ticks"
+
+
+def test_a_deferred_key_reads_scans_and_flushes_as_if_it_were_listed() -> None:
+    driver = opened(SimulatedFileSystem())
+    engine = driver.engine
+    held: dict[bytes, bytes] = {}
+    engine.held = held.get
+    engine.put(key(1), record(1))
+    engine.commit()
+    engine.rotate()
+    held[key(1)] = record(2)
+    engine.batch += (pack_lengths(len(record(2)), len(key(1))), key(1), record(2))
+    engine.memtable.deferred.append(key(1))
+    engine.commit()
+    assert key(1) not in engine.memtable.table
+    assert engine.get(key(1)) == record(2)
+    assert engine.rotate(), "a memtable of deferred keys alone is not empty"
+    assert engine.get(key(1)) == record(2)
+    assert list(engine.scan(b"\x00", b"\x01")) == [(key(1), record(2))]
+    engine.held = None
+    driver.settle()
+    assert not engine.immutables and engine.get(key(1)) == record(2)
+
+
+def test_preparing_a_scan_lists_deferred_keys_of_its_space_in_slices() -> None:
+    engine = opened(SimulatedFileSystem()).engine
+    held = {key(number): record(number) for number in range(10)}
+    engine.held = held.get
+    engine.memtable.deferred.extend(held)
+    assert engine.prepare_scan(1, 4) == 0, "another space"
+    remaining = [engine.prepare_scan(0, 4) for _ in range(3)]
+    assert remaining[-1] == 0 and remaining[0] > remaining[1] > 0
+    assert engine.memtable.table == held

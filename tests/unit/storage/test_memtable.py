@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from respkv.env.rng import seeded
-from respkv.storage.memtable import ENTRY_OVERHEAD, Memtable, SortedView
+from respkv.storage.memtable import ENTRY_OVERHEAD, Memtable, SortedView, defers
 
 
 def test_scan_gives_keys_in_order_within_the_range() -> None:
@@ -88,3 +88,34 @@ def test_disposal_goes_in_slices_through_both_dicts() -> None:
     steps = [memtable.dispose(10) for _ in range(5)]
     assert steps == [40, 30, 20, 10, 0]
     assert "keys=0" in repr(memtable)
+
+
+def test_deferred_keys_are_listed_in_slices_with_what_is_held() -> None:
+    table, retired = Memtable(2, 10), Memtable(1, 0)
+    held = {b"\x01a": b"A", b"\x01b": b"B", b"\x01c": b"C"}
+    retired.deferred += [b"\x01a", b"\x01b"]
+    table.deferred += [b"\x01c", b"\x01gone", b"\x01c"]
+    table.table[b"\x01gone"] = b"put since"
+    assert defers(b"\x01", (table, retired)) and not defers(b"\x02", (table, retired))
+    assert table.list_deferred((retired, table), held.get, 3) == 2
+    assert table.list_deferred((retired, table), held.get, 0) == 2
+    assert table.list_deferred((retired, table), held.get, 100) == 0
+    assert table.table == {**held, b"\x01gone": b"put since"} and not retired.table
+    assert not defers(b"\x01", (table, retired))
+
+
+def test_a_deferred_key_is_charged_each_time_but_less_than_a_listed_one() -> None:
+    table = Memtable(1, 0)
+    table.count_entries(10, 10 * 400)
+    table.deferred.append(b"\x01k")
+    once = table.charge()
+    table.deferred.append(b"\x01k")
+    assert table.charge() == 2 * once
+    table.table[b"\x01k"] = b"r"
+    assert 0 < 2 * once < 2 * (table.charge() - 2 * once)
+
+
+def test_disposal_takes_deferred_keys_too() -> None:
+    table = Memtable(1, 0)
+    table.deferred += [b"k"] * 5
+    assert table.dispose(3) == 2 and table.dispose(3) == 0

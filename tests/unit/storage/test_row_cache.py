@@ -207,3 +207,26 @@ def test_random_use_answers_with_the_last_row_or_none_and_stays_in_bounds(seed: 
         if step % 50 == 0:
             cache.check_invariants()
         assert cache.stats()["bytes"] <= capacity + capacity // 4
+
+
+def test_before_rows_are_lost_somebody_is_told() -> None:
+    cache = RowCache(4000)
+    seen: list[list[bytes]] = []
+    cache.before_loss = lambda: seen.append(sorted(cache.old.get(0, {})))
+    number = 0
+    while len(seen) < 2:
+        assert not seen or cache.peek(0, b"0") is not None
+        cache.put(0, b"%d" % number, b"r" * 100)
+        number += 1
+    assert b"0" in seen[1] and cache.peek(0, b"0") is None, "told while they were still there"
+    cache.clear_all()
+    assert len(seen) == 3
+
+
+def test_a_turn_is_announced() -> None:
+    cache = RowCache(10_000)
+    assert not cache.is_turning_soon
+    cache.put(0, b"k", b"r" * 2000)
+    assert not cache.is_turning_soon
+    cache.put(0, b"l", b"r" * 2000)
+    assert cache.is_turning_soon
