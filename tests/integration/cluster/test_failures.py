@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import redis
 
+from respkv.node.mesh import QUEUE_BYTES
 from tests.integration.cluster.conftest import ABSENCE_S, Network, Ring, running_ring, wait_until
 from tests.integration.cluster.history import Watcher, Writer, end_all, lost, silence_after
 
@@ -33,6 +34,8 @@ PARTITION_S = float(os.environ.get("RESPKV_PARTITION_S", "4"))
 AGAIN_S = 2.0
 HINTED_S = 15.0
 EQUAL_S = 30.0
+#: The most that one cycle's writes may add to a queue that is not full yet.
+MESSAGE_BYTES = 4 << 20
 
 
 @pytest.fixture(scope="module")
@@ -189,35 +192,88 @@ def test_a_node_that_stands_still_is_routed_around(ring3: Ring) -> None:
     assert_equal_everywhere(ring3, [writer.key for writer in writers if not writer.field], HINTED_S)
 
 
-@pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
+class Load:
+    """redis-benchmark for as long as a ``with`` lasts, one for each of the words of each of the nodes."""
+
+    def __init__(self, ring: Ring, numbers: list[int], *words: str) -> None:
+        self._commands = [
+            ["redis-benchmark", "-p", str(ring.nodes[number].port), "-l", "-q", *line.split()]
+            for number in numbers
+            for line in words
+        ]
+
+    def __enter__(self) -> Load:
+        out = subprocess.DEVNULL
+        self._running = [subprocess.Popen(command, stdout=out, stderr=out) for command in self._commands]
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self._running:
+            process.kill()
+            process.wait()
+
+    def works(self) -> bool:
+        return all(process.poll() is None for process in self._running)
+
+
+needs_benchmark = pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
+
+
+@needs_benchmark
 def test_nobody_is_taken_for_dead_under_load(ring: Ring) -> None:
-    """As much as the machine can do, from all nodes, also in long pipelines: no suspicion becomes a verdict, no link is
-    lost, and nobody counts as unreachable for long."""
+    """As much as the machine can do, from all nodes, also in long pipelines: no suspicion becomes a verdict, and no
+    link is given up."""
     before = {number: ring.status(number) for number in ring.nodes}
-    stop = time.monotonic() + LOAD_S
-    loads = [
-        subprocess.Popen(
-            ["redis-benchmark", "-p", str(node.port), "-c", "50", "-d", "200", "-r", "100000", "-l", "-q", *words],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        for node in ring.nodes.values()
-        for words in (["-t", "set,get"], ["-t", "set", "-P", "64"], ["HSET", "hash:__rand_int__", "f", "v"])
-    ]
-    try:
-        while time.monotonic() < stop:
-            time.sleep(0.5)
-        assert all(load.poll() is None for load in loads)
+    strings = "-c 50 -d 200 -r 100000"
+    words = (f"{strings} -t set,get", f"{strings} -t set -P 64", "-r 1000 HSET h:__rand_int__ f v")
+    with Load(ring, [1, 2, 3], *words) as load:
+        time.sleep(LOAD_S)
+        assert load.works()
         during = {number: ring.status(number) for number in ring.nodes}
-    finally:
-        for load in loads:
-            load.kill()
-            load.wait()
     for number, status in during.items():
         for name in (b"deaths", b"mesh_overflows"):
             assert status[name] == before[number][name], (name, number, ring.report())
         assert status[b"groups_met"] > before[number][b"groups_met"]
     ring.wait_whole()
+
+
+def memory(ring: Ring, number: int) -> int:
+    """Resident bytes of a node."""
+    with ring.client(number) as client:
+        return int(client.info("memory")["used_memory_rss"])
+
+
+@needs_benchmark
+def test_a_peer_that_does_not_read_costs_its_queue(ring3: Ring) -> None:
+    """SIGSTOP of a node while the others write as fast as they can, for long enough to fill any buffer: what waits for
+    it stays bounded, QUORUM goes on, and afterwards it gets everything."""
+    # Few keys: what the store itself takes in memory is soon all it takes.
+    with Load(ring3, [1, 2], "-c 20 -P 8 -d 4000 -r 500 -t set") as load:
+        time.sleep(2)
+        before = {number: (ring3.status(number), memory(ring3, number)) for number in (1, 2)}
+        ring3.nodes[3].signal(signal.SIGSTOP)
+        try:
+            stop = time.monotonic() + AGAIN_S + ABSENCE_S
+            most = dict.fromkeys((1, 2), 0)
+            while time.monotonic() < stop:
+                time.sleep(0.1)
+                for number in (1, 2):
+                    status = ring3.status(number)
+                    assert status[b"mesh_queued_bytes"] <= QUEUE_BYTES + MESSAGE_BYTES
+                    most[number] = max(most[number], memory(ring3, number) - before[number][1])
+            during = {number: ring3.status(number) for number in (1, 2)}
+        finally:
+            ring3.nodes[3].signal(signal.SIGCONT)
+        assert load.works()
+    for number in (1, 2):
+        assert during[number][b"groups_met"] > before[number][0][b"groups_met"] + 20
+        assert during[number][b"groups_failed"] == before[number][0][b"groups_failed"]
+        # It was more than was kept in memory, and that went to disk.
+        assert during[number][b"hint_bytes"] > QUEUE_BYTES
+        assert most[number] < 8 * QUEUE_BYTES, most
+    ring3.wait_whole()
+    wait_until(lambda: not ring3.hints(1) and not ring3.hints(2), EQUAL_S, ring3.report)
+    wait_until(lambda: everything(ring3, 1) == everything(ring3, 2) == everything(ring3, 3), EQUAL_S, ring3.report)
 
 
 def merkle_roots(ring: Ring) -> list[Any]:
