@@ -317,6 +317,17 @@ def stats_section(facts: Facts) -> list[Field]:
     ]
 
 
+def _stand_ins(ring: RingPort) -> list[Field]:
+    """Whether other nodes stand in for replicas that are away, and how often they were counted."""
+    coordinator = ring.coordinator
+    return [
+        ("respkv_sloppy_quorum", "yes" if coordinator.stand_ins.on else "no"),
+        ("respkv_slots_with_fallbacks", len(coordinator.stand_ins.of)),
+        ("respkv_fallback_reads", coordinator.stand_in_reads),
+        ("respkv_fallback_writes", coordinator.stand_in_writes),
+    ]
+
+
 def replication_section(facts: Facts) -> list[Field]:
     """A master without replicas: the nodes of a ring that hold the same slots are equals, not its slaves."""
     ring: list[Field] = []
@@ -327,6 +338,7 @@ def replication_section(facts: Facts) -> list[Field]:
             ("respkv_peers", len(others)),
             ("respkv_peers_live", sum(found.membership.live(short) for short in others)),
             ("respkv_hints_pending", sum(map(facts.ring.repair.hints_pending, others))),
+            *_stand_ins(facts.ring),
         ]
     return [
         ("role", "master"),

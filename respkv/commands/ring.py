@@ -241,8 +241,9 @@ def rkv_lastop(argv: list[bytes], session: Session) -> Reply:
 
     ``node`` executed it; ``replicas-read`` and ``replicas-written`` of the replicas, that node included, had to answer
     before it was (none to write, for a read); ``compared`` records were compared with other replicas, ``newer-found``
-    tells whether one of those had a newer one. The last two stay 0 for a plain GET or SET on the fast path, and for
-    what another node executed.
+    tells whether one of those had a newer one; ``fallbacks`` nodes stood in for replicas that are away
+    (``sloppy-quorum``). The last three stay 0 for a plain GET or SET on the fast path, which nobody stands in for, and
+    for what another node executed.
     """
     _member(session)
     if not session.last_op:

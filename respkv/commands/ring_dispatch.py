@@ -288,8 +288,11 @@ class RingDispatcher(Dispatcher):
             raise CommandError(answer)
         if target != coordinator.me:
             return self.pass_on(session, target, argv, level)
+        operation = Operation(self, session, spec, argv, level)
+        if level == QUORUM and coordinator.stand_ins.of:
+            coordinator.tell_stand_ins(operation.told, slots, write=bool(spec.flags & Flag.WRITE))
         try:
-            return Operation(self, session, spec, argv, level).start()
+            return operation.start()
         except CorruptionError as damage:
             return self.elsewhere(session, spec, argv, level, damage)
 
@@ -351,7 +354,10 @@ class RingDispatcher(Dispatcher):
         if obstacle:
             end_multi(session)
             raise CommandError(obstacle)
-        return Transaction(self, session, spec, argv, level).start()
+        transaction = Transaction(self, session, spec, argv, level)
+        if level == QUORUM and self.coordinator.stand_ins.of:
+            self.coordinator.tell_stand_ins(transaction.told, slots, write=True)
+        return transaction.start()
 
     def _queued_level(self, session: Session) -> int:
         """The level of a transaction: the highest of those of its requests that name keys."""

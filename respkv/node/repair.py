@@ -389,10 +389,11 @@ class Repair:
 
     # -- plans, figures, the end -------------------------------------------------------------------
 
-    def sync_plan(self) -> HintSyncPlan | None:
-        """Syncs of hint files for a thread, once a second at most; then ``on_synced``. One is under way at a time."""
+    def sync_plan(self, *, urgent: bool = False) -> HintSyncPlan | None:
+        """Syncs of hint files for a thread, once a second at most unless it is urgent; then ``on_synced``. One is under
+        way at a time."""
         now_us = self._now_us()
-        if self._hint_sync is not None or now_us < self._sync_us:
+        if self._hint_sync is not None or (now_us < self._sync_us and not urgent):
             return None
         self._sync_us = now_us + _SYNC_US
         self._hint_sync = self.hints.sync_plan()

@@ -41,6 +41,7 @@ from respkv.node.ring_settings import RingSettings
 from respkv.node.ring_wait import RingWait
 from respkv.node.ring_walk import RingWalk
 from respkv.node.ring_watch import RingWatch
+from respkv.node.stand_in_side import StandInSide
 from respkv.replication.coordinator import Coordinator
 from respkv.replication.levels import Quorums
 from respkv.replication.replica import Replica
@@ -57,6 +58,7 @@ from respkv.wire.messages import (
     FlushTo,
     Forward,
     Forwarded,
+    HoldFor,
     Interest,
     Publish,
     RangeRead,
@@ -136,7 +138,9 @@ class RingNode:
         keyspace.watermark = self.repair.watermarks.get
         self.forwards = Forwards(node, dispatcher, send=self.send, first_op=self._seq)
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
-        self.waits = RingWait(node, self.coordinator)
+        self.waits = RingWait(node, self.coordinator, hinted=self.repair.hints_pending)
+        self.coordinator.stand_ins.on = settings.sloppy
+        self.stand_in = StandInSide(self, allowed=settings.sloppy, ack=self._ack)
         self.watch = RingWatch(
             self.repair, self.replica, send=self.send, live=self.live, next_seq=self._next_seq,
             now_us=lambda: node.now_us,
@@ -165,6 +169,7 @@ class RingNode:
             FlushTo: self._on_flush,
             Publish: self.pubsub.on_publish,
             Interest: self.pubsub.on_interest,
+            HoldFor: self.stand_in.on_hold,
             StatusPull: self._on_pull,
             Status: self.watch.on_status,
         }
@@ -242,6 +247,7 @@ class RingNode:
             **self.repair.stats(),
             **self.forwards.stats(),
             **self.pubsub.stats(),
+            **self.stand_in.holding.stats(),
             "messages_waiting_for_blocks": self._waiting,
             "clocks_too_far_ahead": self.clock_alarm.count,
         }
@@ -395,12 +401,13 @@ class RingNode:
     def _on_acks(self, short: int, message: WriteAcks) -> None:
         if self.repair.owns(message):
             self.repair.on_message(short, message)
+            self.stand_in.holding.forget_delivered()
         self.flushes.on_acks(short, message)
         self.coordinator.on_acks(short, message)
 
     def _on_reads(self, short: int, message: Reads) -> None:
         try:
-            self.send(short, self.replica.read(message))
+            self.send(short, self.stand_in.reads(message) or self.replica.read(message))
         except ReadMiss as miss:
             if not self._again(miss, self._on_reads, short, message):
                 self.send(short, ReadResult(message.seq, BUSY))
@@ -433,8 +440,15 @@ class RingNode:
 
     def _on_flush(self, short: int, message: FlushTo) -> None:
         self.replica.flush(message)
-        acks = self._acks.setdefault(short, ([], []))
-        acks[0].append(message.seq)
+        self._ack(short, message.seq, None)
+
+    def _ack(self, short: int, seq: int, refusal: int | None) -> None:
+        """Ack a message with this cycle, or refuse it as a whole."""
+        done, refused = self._acks.setdefault(short, ([], []))
+        if refusal is None:
+            done.append(seq)
+        else:
+            refused.append((seq, ALL_ENTRIES, refusal))
 
     def _on_pull(self, short: int, message: StatusPull) -> None:
         try:
@@ -464,10 +478,15 @@ class RingNode:
         self.watch.me = me
         self.node.log("notice", f"Member {me} of a ring of {len(ring.members)} nodes, epoch {ring.epoch}")
 
+    def _on_state(self, short: int) -> None:
+        """A member, or its link, has become another one."""
+        self.coordinator.on_member(short, self.node.now_us)
+        self.stand_in.look(len(self.coordinator.stand_ins.of), self.node.now_us)
+
     def _on_change(self, short: int, live: bool) -> None:
         if not live:
             self.forwards.target_lost(short)
-        self.coordinator.on_member(short, self.node.now_us)
+        self._on_state(short)
 
     def _on_link(self, short: int, up: bool) -> None:
         self.member.on_link(short, up, self.node.now_us)
@@ -478,7 +497,7 @@ class RingNode:
             self.flushes.peer_lost(short)
             self.watch.peer_lost(short)
             self.walks.peer_lost(short)
-        self.coordinator.on_member(short, self.node.now_us)
+        self._on_state(short)
 
     def _facts(self) -> Facts:
         ring = self.member.ring
@@ -525,7 +544,12 @@ class RingNode:
 
     def plan(self) -> Any:
         """Files to write in a thread: hand it to ``on_plan_done``. None when there is nothing to do."""
-        return self.member.save_plan() or self.repair.sync_plan()
+        plan = self.member.save_plan()
+        if plan is not None:
+            return plan
+        syncs = self.repair.sync_plan(urgent=self.stand_in.waits_for_sync())
+        self.stand_in.on_plan(syncs)
+        return syncs
 
     def on_plan_done(self, plan: Any, error: BaseException | None) -> None:
         """A plan has run. Raises FatalStorageError when nobody knows what the disk holds now."""
@@ -538,6 +562,7 @@ class RingNode:
                 self.member.on_save_failed(plan, error, self.node.now_us)  # type: ignore[arg-type]
         elif error is None:
             self.repair.on_synced(plan)
+            self.stand_in.on_synced()
         else:
             raise FatalStorageError(f"cannot sync hints: {error}") from error
 

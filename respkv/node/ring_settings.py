@@ -32,7 +32,7 @@ _CURRENT: Final = "CURRENT"
 _STORE: Final = (_CURRENT, "tables", "wal")
 _WILDCARDS: Final = ("*", "0.0.0.0", "::", "::*")
 #: Until the rooms that are to follow them do.
-_UNBUILT: Final = ("colocate", "sloppy-quorum")
+_UNBUILT: Final = ("colocate",)
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -61,6 +61,8 @@ class RingSettings:
     read_quorum: int
     write_quorum: int
     level: int
+    #: other nodes may stand in for replicas that are away
+    sloppy: bool
     #: (prefix, level) of keys whose level is another one
     levels_for: tuple[tuple[bytes, int], ...]
     #: lines for the log: it works, but perhaps not as meant
@@ -169,6 +171,7 @@ def _settings(config: ConfigStore, size: int, seeds: tuple[Address, ...]) -> Rin
         read_quorum=read_quorum,
         write_quorum=write_quorum,
         level=levels.BY_NAME[config.string("consistency-level").encode()],
+        sloppy=config.flag("sloppy-quorum"),
         levels_for=tuple(
             (as_bytes(prefix), levels.BY_NAME[word.encode()])
             for prefix, word in cast(Rows, config.value("level-for"))

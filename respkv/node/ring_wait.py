@@ -1,7 +1,9 @@
-"""WAIT and WAITAOF on a ring: how many other members hold all that was written through this node so far.
+"""WAIT and WAITAOF on a ring: how many other replicas hold all that was written through this node so far.
 
-A member holds what it has acked, that is what is in its log. WAITAOF's replicas are counted only where their log is on
-disk for certain, which is said by ``appendfsync always`` alone: with another policy they answer 0 after the timeout.
+A replica holds what it has acked, that is what is in its log, and nothing that is still held for it as a hint. With
+more nodes than copies the answer is that of the replicas that fare worst. WAITAOF's replicas are counted only where
+their log is on disk for certain, which is said by ``appendfsync always`` alone: with another policy they answer 0 after
+the timeout.
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ if TYPE_CHECKING:
 class RingWait:
     """Those who wait."""
 
-    __slots__ = ("_coordinator", "_node", "_waiting")
+    __slots__ = ("_coordinator", "_hinted", "_node", "_waiting")
 
-    def __init__(self, node: Node, coordinator: Coordinator) -> None:
+    def __init__(self, node: Node, coordinator: Coordinator, *, hinted: Callable[[int], int]) -> None:
+        """``hinted(short)``: how many entries are held for a member."""
         self._node = node
         self._coordinator = coordinator
+        self._hinted = hinted
         #: who waits, and whether it is enough
         self._waiting: list[tuple[Pending, Callable[[], bool]]] = []
 
@@ -39,14 +43,15 @@ class RingWait:
 
     def _wait(self, session: Session, argv: list[bytes]) -> Pending | bytes:
         wanted, limit_ms = integer(argv[1]), timeout_ms(argv[2])
-        writes, others = self._coordinator.writes, self._coordinator.everybody()
-        seq = writes.last_seq
-        if session.multi is not None or writes.holders(seq, others) >= wanted:
-            return encode(number(writes.holders(seq, others)), session.proto)
+        seq = self._coordinator.writes.last_seq
+        if session.multi is not None or self._holders(seq) >= wanted:
+            return encode(number(self._holders(seq)), session.proto)
         return self._block(
-            session, limit_ms, lambda: writes.holders(seq, others) >= wanted,
-            lambda: number(writes.holders(seq, others)),
-        )  # fmt: skip
+            session, limit_ms, lambda: self._holders(seq) >= wanted, lambda: number(self._holders(seq))
+        )
+
+    def _holders(self, seq: int) -> int:
+        return self._coordinator.holders(seq, self._hinted)
 
     def _wait_synced(self, session: Session, argv: list[bytes]) -> Pending | bytes:
         local, wanted = integer(argv[1]), integer(argv[2])
@@ -55,13 +60,12 @@ class RingWait:
         if wanted < 0:
             raise fail(MUST_BE_POSITIVE)
         limit_ms = timeout_ms(argv[3])
-        writes, others = self._coordinator.writes, self._coordinator.everybody()
-        seq = writes.last_seq
+        seq = self._coordinator.writes.last_seq
         certain = self._node.config.sync_policy() == "always"
         synced = [0]
 
         def replicas() -> int:
-            return writes.holders(seq, others) if certain else 0
+            return self._holders(seq) if certain else 0
 
         def answer() -> Reply:
             return array([number(synced[0]), number(replicas())])

@@ -11,7 +11,7 @@ what it held before this cycle's writes, and a request later in the cycle cannot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from respkv.base.prefixes import PrefixTable
@@ -22,6 +22,7 @@ from respkv.replication.levels import ALL, EVENTUAL, QUORUM, Quorums
 from respkv.replication.read_op import ReadSide
 from respkv.replication.replica import Replica
 from respkv.replication.rounds import Collector, Reader, Round
+from respkv.replication.stand_ins import Pairs, StandIns
 from respkv.replication.write_op import WriteSide
 from respkv.resp import errors
 from respkv.storage.engine import Engine
@@ -35,9 +36,10 @@ class Coordinator:
     """Rounds of one node. ``configure`` comes first; until then no slot is ready."""
 
     __slots__ = (
-        "_all_collectors", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from", "_peers_of",
-        "_rounds", "_settled", "_tick_us", "asks", "everywhere", "level", "levels_for", "me", "mine", "moved",
-        "placement", "quorums", "reads", "ready", "replica", "told", "writes",
+        "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from",
+        "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tick_us", "asks", "everywhere",
+        "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready", "replica",
+        "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -60,7 +62,14 @@ class Coordinator:
             send=send, send_encoded=send_encoded, live=live, missed=missed, settle=self._settle, next_seq=next_seq
         )
         self.reads = ReadSide(
-            replica, self.writes, send=send, live=live, others=self.others, settle=self._settle, next_seq=next_seq
+            replica,
+            self.writes,
+            send=send,
+            live=live,
+            others=self.others,
+            replicas=self.replicas,
+            settle=self._settle,
+            next_seq=next_seq,
         )
         self.me = 0
         self.placement: Placement | None = None
@@ -81,7 +90,14 @@ class Coordinator:
         self.everywhere = False
         #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
         self.told: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        #: who stands in for replicas that are away, where that is wanted
+        self.stand_ins = StandIns()
+        #: requests that stand-ins were counted for
+        self.stand_in_reads = self.stand_in_writes = 0
+        self._set_of: list[int] = []
         self._peers_of: list[tuple[int, ...]] = []
+        self._stand_in_collectors: dict[int, Collector] = {}
+        self._asks_stand_ins = False
         self._collectors: dict[int, Collector] = {}
         self._all_collectors: dict[int, Collector] = {}
         self._rounds: dict[int, Round] = {}
@@ -101,7 +117,7 @@ class Coordinator:
             peers = tuple(sorted(short for short in replicas if short != me))
             set_of.append(sets.setdefault(peers, len(sets)))
             self.mine[slot] = me in replicas
-        self._peers_of = list(sets)
+        self._set_of, self._peers_of = set_of, list(sets)
         self.everywhere = len(placement.members) <= placement.replicas
         self.told = [
             (self.tell("get", at, me, write=False), self.tell("set", at, me, write=True))
@@ -110,6 +126,7 @@ class Coordinator:
         self.writes.configure(me, set_of, self._peers_of, quorums.writes)
         self._collectors = {short: Collector(short) for short in placement.members if short != me}
         self._all_collectors = {short: Collector(short) for short in placement.members if short != me}
+        self._stand_in_collectors = {short: Collector(short) for short in placement.members if short != me}
         self.refresh()
 
     def refresh(self) -> None:
@@ -130,14 +147,34 @@ class Coordinator:
         self.asks[:] = [
             able[slot % len(able)] if (able := able_of[group]) else None for slot, group in enumerate(group_of)
         ]
+        if self.stand_ins.refresh(placement, self.me, self._live, needed):
+            self._split_for_stand_ins()
+
+    def _split_for_stand_ins(self) -> None:
+        """The sets in which the write side counts: slots with different stand-ins are told apart. O(slots)."""
+        numbers: dict[tuple[int, Pairs], int] = {}
+        of = self.stand_ins.of
+        set_of = [numbers.setdefault((at, of.get(slot, ())), len(numbers)) for slot, at in enumerate(self._set_of)]
+        peer_sets = [self._peers_of[at] for at, _ in numbers]
+        pairs = [each for _, each in numbers] if of else []
+        self.writes.configure(self.me, set_of, peer_sets, self.quorums.writes, pairs)
 
     def tell(self, command: str, level: int, node: int, *, write: bool) -> dict[str, Any]:
         """For RKV.LASTOP: what is known of a request when it begins. An ``Operation`` goes on counting in it."""
         quorums = self.quorums
         return {
             "command": command, "level": level, "node": node, "replicas-read": quorums.reads[level],
-            "replicas-written": quorums.writes[level] if write else 0, "compared": 0, "newer-found": 0,
+            "replicas-written": quorums.writes[level] if write else 0, "compared": 0, "newer-found": 0, "fallbacks": 0,
         }  # fmt: skip
+
+    def tell_stand_ins(self, told: dict[str, Any], slots: Iterable[int], *, write: bool) -> None:
+        """For RKV.LASTOP and INFO: a request at QUORUM begins, and nodes stand in for replicas of its slots."""
+        of = self.stand_ins.of
+        told["fallbacks"] = count = len({stand_in: None for slot in slots for stand_in, _ in of.get(slot, ())})
+        if count and write:
+            self.stand_in_writes += 1
+        elif count:
+            self.stand_in_reads += 1
 
     def others(self, slot: int) -> Sequence[int]:
         """The other live replicas of a slot, in ring order from a place that varies by slot."""
@@ -145,6 +182,11 @@ class Coordinator:
         able = [short for short in self.placement.table[slot] if short != self.me and self._live(short)]
         turn = slot % len(able) if able else 0
         return able[turn:] + able[:turn]
+
+    def replicas(self, slot: int) -> Sequence[int]:
+        """All replicas of a slot, dead or alive."""
+        assert self.placement is not None
+        return self.placement.table[slot]
 
     def primary(self, slot: int) -> int:
         """The acting primary: the first replica that is alive, 0 when none is."""
@@ -172,7 +214,7 @@ class Coordinator:
     def reaches(self, slot: int, level: int, *, write: bool) -> bool:
         """Whether a level can be met at a slot of this node now, as far as is known."""
         needed = (self.quorums.writes if write else self.quorums.reads)[level]
-        return len(self.others(slot)) + 1 >= needed
+        return len(self.others(slot)) + 1 >= needed or (level == QUORUM and slot in self.stand_ins.of)
 
     # -- the cycle ---------------------------------------------------------------------------------
 
@@ -214,25 +256,31 @@ class Coordinator:
 
     def ask(self, reader: Reader, internal: bytes, stamp: bytes, level: int) -> None:
         """Compare what a request has read with R - 1 other replicas; counts into ``reader.waiting``."""
-        for peer in self._readers(reader, keys.key_slot(internal), level):
-            collector = self._all_collectors[peer]
+        for collector in self._readers(reader, keys.key_slot(internal), level):
             collector.keys.append(internal)
             collector.stamps.append(stamp)
             collector.places.append(reader)
             reader.waiting += 1
 
     def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> None:
-        """The same for a range of elements. May raise ReadMiss, before anything was asked of the first peer."""
-        for peer in self._readers(reader, keys.key_slot(start), level):
-            self.reads.ask_range(reader, peer, start, end, now_us)
+        """The same for a range of elements. May raise ReadMiss, before anything was asked of the first peer.
 
-    def _readers(self, reader: Reader, slot: int, level: int) -> Sequence[int]:
+        Stand-ins are not asked: they have no ranges.
+        """
+        for collector in self._readers(reader, keys.key_slot(start), level):
+            if self._all_collectors[collector.peer] is collector:
+                self.reads.ask_range(reader, collector.peer, start, end, now_us)
+
+    def _readers(self, reader: Reader, slot: int, level: int) -> Sequence[Collector]:
         """The replicas to compare with; none, and ``reader`` has failed, where there are too few: a node alone must not
         take its own copy for a quorum."""
         wanted = self.quorums.reads[level] - 1
-        able = self.others(slot)
+        able = [self._all_collectors[short] for short in self.others(slot)[:wanted]]
+        if len(able) < wanted and level == QUORUM and (pairs := self.stand_ins.of.get(slot)):
+            able += [self._stand_in_collectors[short] for short, _ in pairs[: wanted - len(able)]]
+            self._asks_stand_ins = True
         if len(able) >= wanted:
-            return able[:wanted]
+            return able
         reader.fail(errors.NO_REPLICAS)
         return ()
 
@@ -251,6 +299,11 @@ class Coordinator:
         for collector in self._all_collectors.values():
             if collector.keys:
                 self.reads.ask(collector, None, now_us)
+        if self._asks_stand_ins:
+            self._asks_stand_ins = False
+            for collector in self._stand_in_collectors.values():
+                if collector.keys:
+                    self.reads.ask(collector, None, now_us)
         if self._own:
             own, self._own = self._own, []
             waiting = {level: round_ for level, round_ in rounds.items() if level != EVENTUAL}
@@ -309,6 +362,18 @@ class Coordinator:
         """Peers that take longer than they should to answer; each is named once for a question. O(peers)."""
         return self.writes.late(now_us) + self.reads.take_late()
 
+    def holders(self, seq: int, hinted: Callable[[int], int]) -> int:
+        """How many other replicas have everything of the cycles up to ``seq``, hints included, whatever the slot."""
+        replicas = self.quorums.reads[ALL] - 1
+        return min(
+            (
+                self.writes.holders(seq, [peer for peer in peers if not hinted(peer)])
+                for peers in self._peers_of
+                if len(peers) == replicas
+            ),
+            default=0,
+        )
+
     def busy(self) -> bool:
         """True while answers are awaited."""
         return self.writes.busy() or self.reads.busy()
@@ -319,11 +384,20 @@ class Coordinator:
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics."""
-        return {**self.writes.stats(), **self.reads.stats(), "slots_ready": sum(self.ready), "damage_moved": self.moved}
+        return {
+            **self.writes.stats(),
+            **self.reads.stats(),
+            "slots_ready": sum(self.ready),
+            "damage_moved": self.moved,
+            "slots_with_stand_ins": len(self.stand_ins.of),
+            "stand_in_reads": self.stand_in_reads,
+            "stand_in_writes": self.stand_in_writes,
+        }
 
     def check_invariants(self) -> None:
         """Between cycles nothing is half collected."""
         self.writes.check_invariants()
         assert self._own_from == -1 and not self._rounds
-        assert not any(c.keys for c in (*self._collectors.values(), *self._all_collectors.values()))
+        collectors = (self._collectors, self._all_collectors, self._stand_in_collectors)
+        assert not any(collector.keys for each in collectors for collector in each.values())
         assert ALL in range(len(self.quorums.reads))

@@ -74,8 +74,8 @@ class ReadSide:
     """Reads of one coordinator."""
 
     __slots__ = (
-        "_batches", "_late", "_live", "_others", "_ranges", "_replica", "_send", "_settle", "_writes", "asked",
-        "differing", "failed", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
+        "_batches", "_late", "_live", "_others", "_ranges", "_replica", "_replicas", "_send", "_settle", "_writes",
+        "asked", "differing", "failed", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
     )  # fmt: skip
 
     def __init__(
@@ -86,15 +86,17 @@ class ReadSide:
         send: Callable[[int, Any], bool],
         live: Callable[[int], bool],
         others: Callable[[int], Sequence[int]],
+        replicas: Callable[[int], Sequence[int]],
         settle: Callable[[Round], None],
         next_seq: Callable[[], int],
     ) -> None:
-        """``others(slot)``: the other live replicas of a slot, the best one first."""
+        """``others(slot)``: the other live replicas of a slot, the best one first; ``replicas(slot)``: all of them."""
         self._replica = replica
         self._writes = writes
         self._send = send
         self._live = live
         self._others = others
+        self._replicas = replicas
         self._settle = settle
         self.next_seq = next_seq
         self._batches: dict[int, _Batch] = {}
@@ -208,6 +210,8 @@ class ReadSide:
         self._forget(batch)
         for index, record in renewed:
             self._renew(batch, index, record)
+        if older and peer not in self._replicas(keys.key_slot(batch.keys[next(iter(older))])):
+            older = {}  # It stands in for a replica: its own store is none of this key.
         entries = [entry for entry in older.values() if entry]
         if entries:
             self._push(peer, batch, older, entries)

@@ -16,8 +16,9 @@ from respkv.keyspace import keys
 from respkv.replication.levels import ALL, QUORUM
 from respkv.replication.quorum import GroupGate
 from respkv.replication.rounds import Round
+from respkv.replication.stand_ins import Pairs, node_of, stand_in_number
 from respkv.wire.codec import encode
-from respkv.wire.messages import FOREGROUND, REPAIR, WriteAcks, Writes
+from respkv.wire.messages import FOREGROUND, REPAIR, HoldFor, WriteAcks, Writes
 
 #: How long a peer has to ack before it counts as one that missed the write.
 ACK_TIMEOUT_US: Final = 2_000_000
@@ -27,23 +28,24 @@ _LATE_LOOKED_AT: Final = 8
 
 
 class _Sent:
-    """One cycle's writes: who got what, and who waits for which level."""
+    """One cycle's writes: who got what, and who waits for which level. ``held``: numbers of messages to stand-ins."""
 
-    __slots__ = ("payloads", "rounds", "waiting")
+    __slots__ = ("held", "payloads", "rounds", "waiting")
 
-    def __init__(self, payloads: dict[int, bytes], rounds: dict[int, Round]) -> None:
+    def __init__(self, payloads: dict[int, bytes], rounds: dict[int, Round], held: Sequence[int]) -> None:
         self.payloads = payloads
         self.rounds = rounds
         #: peers that have neither acked nor been given up
         self.waiting = list(payloads)
+        self.held = held
 
 
 class WriteSide:
     """Writes of one coordinator. ``groups_of(slot)`` ... are set by ``configure``."""
 
     __slots__ = (
-        "_all_sets", "_live", "_me", "_missed", "_next_seq", "_pushes", "_send", "_send_encoded", "_sent", "_set_of",
-        "_settle", "_wanted", "gate", "last_seq", "refusals", "sent_bytes",
+        "_all_sets", "_held", "_live", "_me", "_missed", "_next_seq", "_pushes", "_send", "_send_encoded", "_sent",
+        "_set_of", "_settle", "_stand_ins", "_wanted", "gate", "held_bytes", "last_seq", "refusals", "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -69,16 +71,27 @@ class WriteSide:
         self._me = 0
         self._set_of: Sequence[int] = ()
         self._all_sets: Sequence[tuple[int, ...]] = ()
+        #: by set: who stands in for whom; empty while nobody does
+        self._stand_ins: Sequence[Pairs] = ()
+        #: number of a message to a stand-in -> (that of the cycle's writes, the number the stand-in counts under)
+        self._held: dict[int, tuple[int, int]] = {}
         #: by level: acks that a write needs from peers
         self._wanted = (0, 0, 0, 0)
         self.last_seq = 0
         self.refusals = 0
-        self.sent_bytes = 0
+        self.sent_bytes = self.held_bytes = 0
 
     def configure(
-        self, me: int, set_of: Sequence[int], peer_sets: Sequence[tuple[int, ...]], writes: tuple[int, ...]
+        self,
+        me: int,
+        set_of: Sequence[int],
+        peer_sets: Sequence[tuple[int, ...]],
+        writes: tuple[int, ...],
+        stand_ins: Sequence[Pairs] = (),
     ) -> None:
-        """``set_of``: slot -> index into ``peer_sets``, the other replicas of the slot; ``writes``: W by level."""
+        """``set_of``: slot -> index into ``peer_sets``, the other replicas of the slot; ``writes``: W by level;
+        ``stand_ins``: for each set, or empty."""
+        self._stand_ins = stand_ins
         self._me = me
         self._set_of = set_of
         self._all_sets = peer_sets
@@ -114,17 +127,41 @@ class WriteSide:
                 self.sent_bytes += len(payload)
             else:
                 self._missed(peer, payload)
+        held = self._send_to_stand_ins(seq, by_set, reached) if self._stand_ins and QUORUM in rounds else ()
         groups = []
         for number in by_set:
             peers = [peer for peer in self._all_sets[number] if peer in reached]
             for level, round_ in rounds.items():
-                groups.append((number << 2 | level, self._wanted[level], peers))
+                able = peers
+                if held and level == QUORUM:
+                    able = peers + [at for pair in self._stand_ins[number] if (at := stand_in_number(*pair)) in reached]
+                groups.append((number << 2 | level, self._wanted[level], able))
                 round_.undecided += 1
             if not rounds:
                 groups.append((number << 2, 0, peers))
-        self._sent[seq] = _Sent(reached, rounds)
+        self._sent[seq] = _Sent(reached, rounds, held)
         self.gate.open(seq, groups, now_us + ACK_TIMEOUT_US)
         self._look(seq)
+
+    def _send_to_stand_ins(self, seq: int, by_set: dict[int, bytes], reached: dict[int, bytes]) -> Sequence[int]:
+        """What those that stand in are to hold goes to them, and into ``reached``; the numbers of these messages.
+
+        The replica that is away gets a hint here as well: two nodes hold it then, as the level asks.
+        """
+        shares: dict[tuple[int, int], bytes] = {}
+        for number, payload in by_set.items():
+            for pair in self._stand_ins[number]:
+                shares[pair] = shares[pair] + payload if pair in shares else payload
+        held = []
+        for (stand_in, target), payload in shares.items():
+            of_this = self._next_seq()
+            if self._live(stand_in) and self._send(stand_in, HoldFor(of_this, target, payload)):
+                number = stand_in_number(stand_in, target)
+                reached[number] = payload
+                self._held[of_this] = seq, number
+                self.held_bytes += len(payload)
+                held.append(of_this)
+        return held
 
     def _split(self, parts: list[bytes]) -> dict[int, bytes]:
         """Entries by the set of peers that hold their slot."""
@@ -152,8 +189,15 @@ class WriteSide:
         """A peer has writes in its log, or refuses some."""
         for seq, _, _ in message.refused:
             self.refusals += 1
-            self._refused(peer, seq)
+            held = self._held.get(seq)
+            if held is None:
+                self._refused(peer, seq)
+            elif node_of(held[1]) == peer:
+                self._refused(held[1], held[0])
         for seq in message.done:
+            if seq in self._held:
+                self._held_by(peer, seq)
+                continue
             sent = self._sent.get(seq)
             if sent is not None:
                 if peer in sent.waiting:
@@ -164,6 +208,16 @@ class WriteSide:
                 del self._pushes[seq]
                 for done in push[2]:
                     done(True)
+
+    def _held_by(self, peer: int, seq: int) -> None:
+        """A stand-in has what it was given."""
+        of_cycle, number = self._held[seq]
+        sent = self._sent.get(of_cycle)
+        if node_of(number) == peer and sent is not None:
+            if number in sent.waiting:
+                sent.waiting.remove(number)
+            self.gate.ack(number, of_cycle)
+            self._look(of_cycle)
 
     def _refused(self, peer: int, seq: int) -> None:
         """Some entries of a message, or all: for the quorum the whole message does not count."""
@@ -179,7 +233,10 @@ class WriteSide:
     def peer_lost(self, peer: int) -> None:
         """The link has ended: what was not acked is unknown there."""
         self.gate.peer_lost(peer)
-        for seq in [seq for seq, sent in self._sent.items() if peer in sent.waiting]:
+        if self._held:
+            for number in {number: None for _, number in self._held.values() if node_of(number) == peer}:
+                self.gate.peer_lost(number)
+        for seq in [seq for seq, sent in self._sent.items() if peer in map(node_of, sent.waiting)]:
             self._look(seq)
         for seq in [seq for seq, push in self._pushes.items() if push[0] == peer]:
             for done in self._pushes.pop(seq)[2]:
@@ -200,7 +257,12 @@ class WriteSide:
             self._take()
         sent = self._sent.get(seq)
         if sent is not None and not sent.waiting:
-            del self._sent[seq]
+            self._forget(seq)
+
+    def _forget(self, seq: int) -> None:
+        """All have answered, or were given up."""
+        for held in self._sent.pop(seq).held:
+            del self._held[held]
 
     def _take(self) -> None:
         decisions, missing = self.gate.take()
@@ -208,7 +270,8 @@ class WriteSide:
             sent = self._sent.get(seq)
             if sent is not None and peer in sent.waiting:
                 sent.waiting.remove(peer)
-                self._missed(peer, sent.payloads[peer])
+                if node_of(peer) == peer:
+                    self._missed(peer, sent.payloads[peer])
         for seq, group, met in decisions:
             round_ = self._sent[seq].rounds.get(group & 3)
             if round_ is not None:
@@ -218,7 +281,7 @@ class WriteSide:
                     self._settle(round_)
         for seq in {seq: None for seq, _, _ in missing}:
             if seq in self._sent and not self._sent[seq].waiting:
-                del self._sent[seq]
+                self._forget(seq)
 
     # -- watching ----------------------------------------------------------------------------------
 
@@ -233,7 +296,8 @@ class WriteSide:
         late = dict.fromkeys(peer for peer, deadline_us, _ in self._pushes.values() if deadline_us <= until_us)
         first_us = self.gate.next_deadline_us()
         if first_us is not None and first_us <= until_us:
-            late.update((peer, None) for sent in islice(self._sent.values(), _LATE_LOOKED_AT) for peer in sent.waiting)
+            oldest = islice(self._sent.values(), _LATE_LOOKED_AT)
+            late.update((node_of(peer), None) for sent in oldest for peer in sent.waiting)
         return list(late)
 
     def busy(self) -> bool:
@@ -247,6 +311,7 @@ class WriteSide:
             "write_cycles_open": len(self._sent),
             "write_refusals": self.refusals,
             "write_bytes_sent": self.sent_bytes,
+            "write_bytes_to_stand_ins": self.held_bytes,
             "read_repairs_open": len(self._pushes),
         }
 
@@ -254,4 +319,5 @@ class WriteSide:
         """Every cycle kept has somebody who has not answered."""
         self.gate.check_invariants()
         assert all(sent.waiting for sent in self._sent.values())
+        assert sorted(self._held) == sorted(seq for sent in self._sent.values() for seq in sent.held)
         assert QUORUM < ALL < 4, "a group number carries its level in two bits"

@@ -291,6 +291,7 @@ ROWS: Final = (
     _row(10, m.Publish, U8, _BLOB, _BLOB, ordered=True),
     _row(11, m.Interest, FLAG, _NAMES, _NAMES, ordered=True),
     _row(12, m.FlushTo, U64, _FLOORS),
+    _row(13, m.HoldFor, U64, U16, _BLOB),
     _row(16, m.Ping, U64, _UPDATES, _FACTS),
     _row(17, m.PingReq, U64, U16, _UPDATES, _FACTS),
     _row(18, m.Ack, U64, U8, _UPDATES, _FACTS),

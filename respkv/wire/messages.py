@@ -190,6 +190,14 @@ class FlushTo(NamedTuple):
     floors: tuple[tuple[int, int, int, bytes], ...]
 
 
+class HoldFor(NamedTuple):
+    """Writes for member ``target``, which is away: hold them until it has them. Acked in WriteAcks under ``seq``."""
+
+    seq: int
+    target: int
+    payload: bytes
+
+
 # --- Gossip -----------------------------------------------------------------------------------------------------
 
 #: (short, state, incarnation, source): state 0 alive, 1 suspect, 2 dead; source is the short id of who says so.

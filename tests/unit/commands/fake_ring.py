@@ -12,6 +12,7 @@ from respkv.cluster.ring import Ring
 from respkv.cluster.topology import Link, Topology
 from respkv.commands.session import Session
 from respkv.node.repair_run import Row
+from respkv.replication.stand_ins import StandIns
 from tests.unit.cluster.rings import form
 from tests.unit.commands.fake_server import Client, FakeServer, FakeSink
 
@@ -82,6 +83,8 @@ class FakeCoordinator:
     def __init__(self) -> None:
         self.everywhere = True
         self.mine = bytearray(SLOT_COUNT)
+        self.stand_ins = StandIns()
+        self.stand_in_reads = self.stand_in_writes = 0
 
     def primary(self, slot: int) -> int:
         return 3

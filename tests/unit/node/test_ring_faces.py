@@ -189,7 +189,7 @@ def test_the_last_operation_is_told(ring: SimulatedRing) -> None:
     client("SET", "k", "v")
     assert last(client) == {
         b"command": b"set", b"level": b"quorum", b"node": me, b"replicas-read": 2, b"replicas-written": 2,
-        b"compared": 0, b"newer-found": 0,
+        b"compared": 0, b"newer-found": 0, b"fallbacks": 0,
     }  # fmt: skip
     client("GET", "k")
     assert last(client)[b"command"] == b"get" and last(client)[b"replicas-written"] == 0

@@ -39,6 +39,7 @@ SAMPLES: tuple[Any, ...] = (
     m.Interest(True, ((m.CHANNEL, b"news"), (m.PATTERN, b"n*")), ((m.SHARD_CHANNEL, b""),)),
     m.Interest(False, ()),
     m.FlushTo(8, (FLOOR,)),
+    m.HoldFor(8, 3, b"entries"),
     m.Ping(9, UPDATES, FACTS),
     m.Ping(0, (), m.Facts()),
     m.PingReq(9, 3, UPDATES, FACTS),
