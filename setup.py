@@ -32,6 +32,7 @@ COMPILED: Final = (
     "respkv/commands/ring_dispatch.py",
     "respkv/commands/session.py",
     "respkv/commands/string.py",
+    "respkv/commands/string_set.py",
     "respkv/keyspace/apply.py",
     "respkv/keyspace/effects.py",
     "respkv/keyspace/keys.py",

@@ -27,6 +27,7 @@ from respkv.commands.table import CommandTable, subcommand
 from respkv.commands.transactions import end_multi
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.counts import LIVE
+from respkv.keyspace.keys import RECORD_KEY_AT
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.view import View
 from respkv.metrics.registry import CommandStats, Registry
@@ -43,6 +44,7 @@ Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
 LARGE_RECORD_BYTES: Final = 4096
 #: What hiredis has taken for a request is none.
 _ODD: Final = object()
+assert RECORD_KEY_AT == 5, "the loops of this module and of ring_dispatch cut prefixes"
 _RUN_IN_MULTI: Final = frozenset({"exec", "discard", "multi", "watch", "quit", "reset"})
 
 
@@ -206,7 +208,7 @@ class Dispatcher:
                                     head = BULK_HEADS[len(value)] if len(value) < 4096 else b"$%d\r\n" % len(value)
                                     last += 1
                                     record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
-                                    internal = prefixes[crc_hqx(key, 0) & 16383] + key
+                                    internal = prefixes[(at := (crc_hqx(key, 0) & 16383) * 5) : at + 5] + key
                                     if plain:
                                         rows[key] = record
                                         grown += len(record) - len(row)  # type: ignore[arg-type]

@@ -119,7 +119,7 @@ class RingDispatcher(Dispatcher):
                             plain = row.__class__ is bytes
                             if get and plain:
                                 if level == QUORUM and (ask := asks[slot]) is not None:
-                                    ask.keys.append(prefixes[slot] + key)
+                                    ask.keys.append(prefixes[slot * 5 : slot * 5 + 5] + key)
                                     ask.stamps.append(row[1:11])  # type: ignore[index]
                                     ask.places.append((out, len(out), session.proto))
                                     asked = True
@@ -133,7 +133,7 @@ class RingDispatcher(Dispatcher):
                                     head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
                                     last += 1
                                     record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
-                                    internal = prefixes[slot] + key
+                                    internal = prefixes[slot * 5 : slot * 5 + 5] + key
                                     if plain:
                                         rows[key] = record
                                         grown += len(record) - len(row)  # type: ignore[arg-type]

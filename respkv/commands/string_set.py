@@ -34,6 +34,7 @@ from respkv.resp.reply import NULL, OK, ONE, ZERO, Reply, error
 BAD_DIGEST: Final = error(b"ERR must be exactly 16 hexadecimal characters")
 
 _COMPARISONS: Final = (b"IFEQ", b"IFNE", b"IFDEQ", b"IFDNE")
+_CONDITIONS: Final = (b"NX", b"XX", *_COMPARISONS)
 _EXPIRIES: Final = (b"EX", b"PX", b"EXAT", b"PXAT")
 _HEXADECIMAL: Final = b"0123456789abcdef"
 
@@ -121,7 +122,7 @@ def is_conditional(argv: list[bytes]) -> bool:
 
     A malformed SET counts as unconditional; the handler answers its error.
     """
-    return any(word.upper() in (b"NX", b"XX", *_COMPARISONS) for word in argv[3:])
+    return any(word.upper() in _CONDITIONS for word in argv[3:])
 
 
 def set_(argv: list[bytes], view: View) -> tuple[Reply, Effects]:

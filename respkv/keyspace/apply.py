@@ -191,7 +191,8 @@ class Applier:
             if db != last_db:
                 last_db = db
                 prefixes, rows, old_rows = keyspace.prefixes(db), cache.rows(db), cache.old.get(db)
-            internal = prefixes[crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383] + key
+            at = (crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383) * keys.RECORD_KEY_AT
+            internal = prefixes[at : at + keys.RECORD_KEY_AT] + key
             last += 1
             row = rows.get(key)
             size = len(value)

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.ids import HASH, STRING
-from respkv.base.slots import slot_of
 from respkv.causality.dvv import EMPTY, Container, drop_flushed
 from respkv.causality.hlc import ZERO_STAMP, HybridClock
 from respkv.causality.record import (
@@ -108,7 +107,7 @@ class Keyspace:
         self.conflicts: Any = None
         #: siblings are written under actors with this number or a greater one; 0: none has ever been given out
         self.actors_from = 0
-        self._prefixes: dict[int, list[bytes]] = {}
+        self._prefixes: dict[int, bytes] = {}
 
     def defer_writes(self, wanted: bool = True) -> None:
         """Whether strings written over cached strings are put into the memtable later, if at all: see ``memtable``.
@@ -208,8 +207,8 @@ class Keyspace:
 
     # -- keys --------------------------------------------------------------------------------------
 
-    def prefixes(self, db: int) -> list[bytes]:
-        """Internal-key prefixes of a stored database, by slot."""
+    def prefixes(self, db: int) -> bytes:
+        """Internal-key prefixes of a stored database: see ``keys.record_prefixes``."""
         table = self._prefixes.get(db)
         if table is None:
             table = self._prefixes[db] = keys.record_prefixes(db)
@@ -217,7 +216,7 @@ class Keyspace:
 
     def internal(self, db: int, key: bytes) -> bytes:
         """The internal key of a user key."""
-        return self.prefixes(db)[slot_of(key)] + key
+        return keys.record_key(db, key)
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -252,7 +251,7 @@ class Keyspace:
         return record
 
     def _load(self, db: int, key: bytes) -> Row | None:
-        internal = self.prefixes(db)[slot_of(key)] + key
+        internal = keys.record_key(db, key)
         record = self.record(internal)
         if record is None:
             return None

@@ -32,7 +32,8 @@ from respkv.storage.sstable.builder import TableBuilder
 from respkv.storage.sstable.format import TableMeta
 from respkv.storage.sstable.reader import TableReader
 from respkv.storage.version import table_path
-from respkv.storage.wal import iterate_entries, segment_path
+from respkv.storage.wal import read_closed, segment_path
+from respkv.storage.write_batch import BUCKET_BYTES, spread_entries
 
 Derive = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
 #: ``lookup(key)``: the newest record of ``key`` in the inputs and older runs, None if there is none.
@@ -54,23 +55,25 @@ def flush_job(fs: FileSystem, spec: dict[str, Any], derive: Derive, pause: Pause
     """Make tables of closed segments; of each key the last record counts.
 
     ``derive(key, record)`` gives the index entries to store beside a record. StorageFull, CorruptionError,
-    OSError. About 3 us an entry; holds all entries in memory, as the memtable does.
+    OSError. About 2 us an entry; holds all entries in memory, as the memtable does.
     """
     directory = spec["dir"]
-    table: dict[bytes, bytes] = {}
+    buckets: dict[bytes, dict[bytes, bytes]] = {}
     bytes_read = 0
     for segment_id in spec["segments"]:
         path = segment_path(directory, segment_id)
-        table.update(iterate_entries(fs, path))
+        read_closed(fs, path, lambda payload: spread_entries(payload, buckets))
         bytes_read += fs.size(path)
     pause(bytes_read)
-    derived: dict[bytes, bytes] = {}
-    for key, record in table.items():
-        entries = derive(key, record)
-        if entries:
-            derived.update(entries)
-    table.update(derived)
-    return _write_tables(fs, spec, _sorted_chunks(table), bytes_read, pause)
+    derived: list[tuple[bytes, bytes]] = []
+    for table in buckets.values():
+        for key, record in table.items():
+            entries = derive(key, record)
+            if entries:
+                derived += entries
+    for key, record in derived:
+        buckets.setdefault(key[:BUCKET_BYTES], {})[key] = record
+    return _write_tables(fs, spec, _sorted_chunks(buckets), bytes_read, pause)
 
 
 def compact_job(
@@ -99,11 +102,14 @@ def compact_job(
             reader.close()
 
 
-def _sorted_chunks(table: dict[bytes, bytes]) -> Iterator[Chunk]:
-    keys = sorted(table)
-    for start in range(0, len(keys), _CHUNK_ENTRIES):
-        part = keys[start : start + _CHUNK_ENTRIES]
-        yield part, list(map(table.__getitem__, part))
+def _sorted_chunks(buckets: dict[bytes, dict[bytes, bytes]]) -> Iterator[Chunk]:
+    """All entries in key order; the buckets are used up."""
+    for beginning in sorted(buckets):
+        table = buckets.pop(beginning)
+        keys = sorted(table)
+        for start in range(0, len(keys), _CHUNK_ENTRIES):
+            part = keys[start : start + _CHUNK_ENTRIES]
+            yield part, list(map(table.__getitem__, part))
 
 
 def _open_runs(

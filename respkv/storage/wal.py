@@ -37,7 +37,6 @@ from xxhash import xxh3_64_intdigest
 from respkv.base.coding import U64, checksum
 from respkv.base.errors import CorruptionError, FormatError, RespkvError
 from respkv.env.fs import AppendFile, FileSystem, ReadFile
-from respkv.storage.write_batch import iterate_payload
 
 VERSION: Final = 1
 SEGMENT_MAGIC: Final = b"RKVLOG"
@@ -422,8 +421,8 @@ def _drop_tail(fs: FileSystem, reader: LogReader, files: list[tuple[int, str]], 
     return dropped
 
 
-def iterate_entries(fs: FileSystem, path: str) -> Iterator[tuple[bytes, bytes]]:
-    """The (key, record) pairs of a *closed* segment in log order, verified.
+def read_closed(fs: FileSystem, path: str, take: Callable[[bytes], object]) -> None:
+    """Hand the payloads of a *closed* segment to ``take`` in log order, verified; it raises ValueError for a bad one.
 
     CorruptionError when a record is damaged or the END record is missing: a segment that is not whole
     must not become a table.
@@ -437,7 +436,7 @@ def iterate_entries(fs: FileSystem, path: str) -> Iterator[tuple[bytes, bytes]]:
             raise CorruptionError(path, 0, "bad header of a closed segment")
         for record in reader.records():
             try:
-                yield from iterate_payload(record.payload)
+                take(record.payload)
             except ValueError as error:
                 raise CorruptionError(path, record.offset, str(error)) from error
         if not reader.ended:

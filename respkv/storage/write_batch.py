@@ -17,6 +17,9 @@ from typing import Final
 LENGTHS: Final = Struct("<II")
 LENGTHS_BYTES: Final = LENGTHS.size
 
+#: Keys that begin with the same so many bytes (a space and the high byte of a slot) make one bucket of a flush.
+BUCKET_BYTES: Final = 2
+
 #: ``pack_lengths(len(record), len(key))`` is the first part of an entry.
 pack_lengths: Final = LENGTHS.pack
 
@@ -50,6 +53,28 @@ def apply_entries(payload: bytes | memoryview, table: dict[bytes, bytes]) -> int
     if at != end:
         raise ValueError("entries overrun their payload")
     return count
+
+
+def spread_entries(payload: bytes, buckets: dict[bytes, dict[bytes, bytes]]) -> None:
+    """As ``apply_entries`` into one table for each beginning of two bytes: tables small enough for a processor's cache.
+
+    Sorted by their beginnings, and each of them sorted, they are all entries in key order.
+    """
+    unpack = LENGTHS.unpack_from
+    at, end = 0, len(payload)
+    limit = end - LENGTHS_BYTES
+    while at <= limit:
+        record_length, key_length = unpack(payload, at)
+        key_at = at + LENGTHS_BYTES
+        record_at = key_at + key_length
+        at = record_at + record_length
+        key = payload[key_at:record_at]
+        table = buckets.get(key[:BUCKET_BYTES])
+        if table is None:
+            table = buckets[key[:BUCKET_BYTES]] = {}
+        table[key] = payload[record_at:at]
+    if at != end:
+        raise ValueError("entries overrun their payload")
 
 
 def iterate_payload(payload: bytes | memoryview) -> Iterator[tuple[bytes, bytes]]:

@@ -18,8 +18,9 @@ STAMP = b"\x00\x01\x02\x03\x04\x05\x06\x07\x00\x01"
 def test_record_key_layout() -> None:
     assert keys.record_key(3, b"foo") == b"\x01\x2f\x96\x00\x03foo"
     assert slot_of(b"foo") == 0x2F96
-    assert keys.record_prefixes(3)[0x2F96] + b"foo" == keys.record_key(3, b"foo")
-    assert len(keys.record_prefixes(65535)) == SLOT_COUNT
+    at = 0x2F96 * keys.RECORD_KEY_AT
+    assert keys.record_prefixes(3)[at : at + keys.RECORD_KEY_AT] + b"foo" == keys.record_key(3, b"foo")
+    assert len(keys.record_prefixes(65535)) == SLOT_COUNT * keys.RECORD_KEY_AT
 
 
 def test_element_layout() -> None:

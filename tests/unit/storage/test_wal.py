@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ from respkv.storage.wal import (
     LogWriter,
     Replay,
     encode_header,
-    iterate_entries,
+    read_closed,
     replay,
     segment_id,
     segment_path,
 )
-from respkv.storage.write_batch import add_entry, apply_entries, encode_entry, iterate_payload
+from respkv.storage.write_batch import add_entry, apply_entries, encode_entry, iterate_payload, spread_entries
 from respkv.testing.disk import SimulatedFileSystem
 
 GOLDEN = Path(__file__).parent / "golden" / "wal-1.log"
@@ -41,6 +42,12 @@ def segment(
 ) -> LogWriter:
     header = LogHeader(file_id, previous[0], previous[1], 0)
     return LogWriter(fs, segment_path("/d", file_id), SEGMENT_MAGIC, header, preallocate=size)
+
+
+def closed(fs: SimulatedFileSystem, path: str) -> list[tuple[bytes, bytes]]:
+    found: list[tuple[bytes, bytes]] = []
+    read_closed(fs, path, lambda payload: found.extend(iterate_payload(payload)))
+    return found
 
 
 def fill(log: LogWriter, count: int, *, durable: int | None = None) -> None:
@@ -83,6 +90,18 @@ def test_a_cut_payload_is_an_error(cut: int) -> None:
         apply_entries(payload, {})
     with pytest.raises(ValueError, match="overrun"):
         list(iterate_payload(payload))
+    with pytest.raises(ValueError, match="overrun"):
+        spread_entries(payload, {})
+
+
+def test_spread_entries_are_sorted_by_sorting_the_buckets_and_each_of_them() -> None:
+    rng = random.Random(3)
+    entries = [(rng.randbytes(rng.choice((0, 1, 2, 3, 9))), rng.randbytes(3)) for _ in range(500)]
+    buckets: dict[bytes, dict[bytes, bytes]] = {}
+    for half in (entries[:200], entries[200:]):
+        spread_entries(b"".join(encode_entry(key, record) for key, record in half), buckets)
+    found = [(key, buckets[start][key]) for start in sorted(buckets) for key in sorted(buckets[start])]
+    assert found == sorted(dict(entries).items())
 
 
 def test_segment_names() -> None:
@@ -240,16 +259,16 @@ def test_a_closed_segment_is_read_whole_or_not_at_all() -> None:
     log = segment(fs, 1, size=4096)
     fill(log, 3)
     with pytest.raises(CorruptionError, match="END"):
-        list(iterate_entries(fs, log.path))
+        closed(fs, log.path)
     log.append_end(3)
-    assert list(iterate_entries(fs, log.path)) == list(expected(3).items())
+    assert closed(fs, log.path) == list(expected(3).items())
     for offset in range(log.offset):
         fs.flip(log.path, offset, offset % 8)
         with pytest.raises(CorruptionError):
-            list(iterate_entries(fs, log.path))
+            closed(fs, log.path)
         fs.flip(log.path, offset, offset % 8)
     with pytest.raises(FormatError):
-        next(iterate_entries(fs, "/d/CURRENT"))
+        closed(fs, "/d/CURRENT")
 
 
 def test_a_closed_segment_whose_payload_is_no_entries() -> None:
@@ -258,7 +277,7 @@ def test_a_closed_segment_whose_payload_is_no_entries() -> None:
     log.append(BATCH, b"garbage", 0)
     log.append_end(0)
     with pytest.raises(CorruptionError, match="overrun"):
-        list(iterate_entries(fs, log.path))
+        closed(fs, log.path)
 
 
 def test_every_flipped_bit_of_a_log_is_reported_or_costs_only_what_was_not_durable() -> None:
@@ -372,7 +391,7 @@ def test_the_format_has_not_changed() -> None:
 def test_the_stored_log_can_be_read() -> None:
     fs = disk()
     fs.write_file("/d/wal/000000000001.log", GOLDEN.read_bytes())
-    assert list(iterate_entries(fs, "/d/wal/000000000001.log")) == ENTRIES
+    assert closed(fs, "/d/wal/000000000001.log") == ENTRIES
     table, result = read(fs, 1, last_lsn=41)
     assert table == dict(ENTRIES) and result == Replay(43, 42, 2, 0)
     reader = LogReader(fs.open_read("/d/wal/000000000001.log"), 1, SEGMENT_MAGIC)
