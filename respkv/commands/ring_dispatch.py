@@ -20,8 +20,8 @@ from respkv.base.slots import slot_of
 from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
 from respkv.commands.ring import slots_walked
-from respkv.commands.ring_operation import Operation, Transaction
-from respkv.commands.routing import CROSS_SLOT, NO_COMMON_OWNER, key_slots, level_of, route
+from respkv.commands.ring_operation import KeyedWalk, Operation, Transaction
+from respkv.commands.routing import CROSS_SLOT, NO_COMMON_OWNER, NOT_SERVED, face_obstacle, key_slots, level_of, route
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
 from respkv.commands.spread import CUT, Spread
@@ -226,6 +226,8 @@ class RingDispatcher(Dispatcher):
                 _check_databases(session, spec, argv)
             except CommandError as mistake:
                 return self._reject(session, spec, mistake.reply)
+        if session.cluster_face and spec.keys and (answer := face_obstacle(session, spec, argv)):
+            return self._reject(session, spec, answer)
         return super()._queue(session, spec, argv)
 
     def _run_quick(
@@ -254,7 +256,12 @@ class RingDispatcher(Dispatcher):
         return reply
 
     def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
-        if spec.form is Form.DATA:
+        if spec.keys:
+            if spec.form is not Form.SESSION:
+                return self._serve(session, spec, argv)
+            if session.cluster_face and spec.group != "cluster" and (answer := face_obstacle(session, spec, argv)):
+                raise CommandError(answer)
+        elif spec.form is Form.DATA:
             return self._serve(session, spec, argv)
         if spec.name == "exec":
             return self._transact(session, spec, argv)
@@ -288,7 +295,8 @@ class RingDispatcher(Dispatcher):
             raise CommandError(answer)
         if target != coordinator.me:
             return self.pass_on(session, target, argv, level)
-        operation = Operation(self, session, spec, argv, level)
+        make = Operation if spec.form is Form.DATA else KeyedWalk
+        operation = make(self, session, spec, argv, level)
         if level == QUORUM and coordinator.stand_ins.of:
             coordinator.tell_stand_ins(operation.told, slots, write=bool(spec.flags & Flag.WRITE))
         try:
@@ -350,7 +358,7 @@ class RingDispatcher(Dispatcher):
         able = self.coordinator.reaches
         obstacle = CROSS_SLOT if session.cluster_face and len(slots) > 1 else b""
         if not all(self.coordinator.mine[slot] and able(slot, level, write=True) for slot in slots):
-            obstacle = errors.NO_REPLICAS
+            obstacle = NOT_SERVED if session.cluster_face else errors.NO_REPLICAS
         if obstacle:
             end_multi(session)
             raise CommandError(obstacle)

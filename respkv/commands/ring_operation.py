@@ -13,10 +13,11 @@ what a later run looks at for the first time is asked about again, so it ends.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.errors import CommandError, CorruptionError, ReadMiss
 from respkv.commands.notifications import apply_and_tell
+from respkv.commands.routing import NOT_SERVED
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag
 from respkv.keyspace import effects as fx
@@ -30,6 +31,9 @@ from respkv.resp.reply import encode
 if TYPE_CHECKING:
     from respkv.commands.ring_dispatch import RingDispatcher
 
+
+#: The reply of a ``KeyedWalk`` that may begin its walk.
+_LOOKED: Final = b"".join((b"looked", b""))
 
 Run = Callable[[], tuple[Any, fx.Effects]]
 
@@ -102,6 +106,8 @@ class Operation:
         """The comparison cannot be made: nothing was changed."""
         if reply is errors.CORRUPT:
             self._move(None)
+        elif reply is errors.NO_REPLICAS and self.session.cluster_face:
+            self._complete(NOT_SERVED)
         else:
             self._complete(reply)
 
@@ -218,6 +224,51 @@ class Operation:
 
         coordinator.round(self.level).after.append(written)
         return None
+
+
+class KeyedWalk(Operation):
+    """HSCAN, HRANDFIELD: the hash is compared as a whole, then walked here, in portions beside other requests."""
+
+    __slots__ = ()
+
+    def start(self) -> bytes | Pending:
+        """As in ``Operation``."""
+        reply = super().start()
+        return self._walk() if reply is _LOOKED else reply
+
+    def _prepare(self, noted: ReadSet | None) -> tuple[View | None, Run]:
+        view, _ = super()._prepare(noted)
+        assert view is not None
+
+        def look() -> tuple[bytes, fx.Effects]:
+            fields = view.hash(self.argv[1])
+            if fields is not None:
+                fields.count()
+                fields.items_after(None, 1)
+            return _LOOKED, fx.NONE
+
+        return view, look
+
+    def _finish(self, reply: Any, effects: fx.Effects, view: View | None) -> bytes | None:
+        return _LOOKED
+
+    def _complete(self, reply: bytes) -> None:
+        if reply is not _LOOKED or self._over:
+            super()._complete(reply)
+            return
+        walked = self._walk()
+        if isinstance(walked, Pending):
+            walked.on_done = lambda: super(KeyedWalk, self)._complete(self._bytes(walked))
+        else:
+            super()._complete(walked)
+
+    def _walk(self) -> bytes | Pending:
+        walked = self.dispatcher.walk_slots(self.session, self.spec, self.argv, None)
+        done = isinstance(walked, Pending) and walked.reply is not None
+        return self._bytes(walked) if done else walked  # type: ignore[arg-type]
+
+    def _bytes(self, walked: Pending) -> bytes:
+        return encode(walked.reply or b"", self.session.proto)
 
 
 class Transaction(Operation):

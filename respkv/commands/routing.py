@@ -19,6 +19,11 @@ from respkv.resp.reply import error
 
 CROSS_SLOT: Final = error(b"CROSSSLOT Keys in request don't hash to the same slot")
 CLUSTER_DOWN: Final = error(b"CLUSTERDOWN No replica of the key's slot can be reached; nothing was changed")
+#: What the cluster face says for NOREPLICAS: its clients know by this that they may try again.
+NOT_SERVED: Final = error(
+    b"CLUSTERDOWN Hash slot not served: not enough of its replicas can be reached for this consistency level; nothing"
+    b" was changed"
+)
 #: The answer of a request that has to be cut, where it can be (``spread``).
 NO_COMMON_OWNER: Final = error(
     b"CROSSSLOT No reachable node holds all keys of the request; nothing was changed. Keys with a common {tag} are"
@@ -39,6 +44,17 @@ def key_slots(spec: CommandSpec, argv: list[bytes]) -> list[int]:
     """The slots of a request's keys, each once, in order."""
     slots = {slot_of(argv[index]): None for keyspec in spec.keys for index in keyspec.keys(argv)}
     return list(slots)
+
+
+def face_obstacle(session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes:
+    """CROSSSLOT or MOVED for a request of the cluster face whose keys are not all of one slot that this node serves."""
+    ring = session.server.ring
+    slots = key_slots(spec, argv)
+    if not slots or ring is None or ring.topology is None:
+        return b""
+    if len(slots) > 1:
+        return CROSS_SLOT
+    return b"" if ring.topology.serves(slots[0]) else ring.topology.moved(slots[0])
 
 
 def reads_first(spec: CommandSpec, argv: list[bytes]) -> bool:
@@ -86,5 +102,5 @@ def route(
     if session.forwarded and mine:
         target = me
     if target == me and not all(coordinator.reaches(slot, level, write=write) for slot in slots):
-        return Route(0, errors.NO_REPLICAS)
+        return Route(0, NOT_SERVED if session.cluster_face else errors.NO_REPLICAS)
     return Route(target)

@@ -66,7 +66,7 @@ class World:
         self.runs = 0
         self.miss = False
         server = SimpleNamespace(now_us=0, rng=self.rig.rng, pubsub=SimpleNamespace(events=0))
-        self.session: Any = SimpleNamespace(db=0, proto=2, no_touch=False, server=server)
+        self.session: Any = SimpleNamespace(db=0, proto=2, no_touch=False, cluster_face=False, server=server)
         self.dispatcher: Any = SimpleNamespace(
             keyspace=self.rig.keyspace, applier=self.rig.applier, limit_bytes=1 << 29, coordinator=self.peers,
             fetch=lambda requests, done: self.fetches.append(done), error_of=lambda reason: reason.reply,

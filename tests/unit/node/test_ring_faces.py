@@ -229,3 +229,105 @@ def test_who_executed_a_request_is_told(ring: SimulatedRing) -> None:
     for at in range(40):
         client("INCR", f"n{at}")
         assert last(client)[b"node"] == coordinator.primary(slot_of(b"n%d" % at))
+
+
+# -- whose keys -----------------------------------------------------------------------------------------
+
+
+def mine_and_not(ring: SimulatedRing, number: int) -> tuple[str, str]:
+    """Two tags: one of a slot that a node has a copy of, one of a slot that it has not."""
+    mine = ring.node(number).ring.coordinator.mine
+    tags = [f"t{at}" for at in range(300)]
+    return (
+        next(tag for tag in tags if mine[slot_of(tag.encode())]),
+        next(tag for tag in tags if not mine[slot_of(tag.encode())]),
+    )
+
+
+#: Requests with keys at ``{}``, each for two tags.
+KEYED = [
+    "GET {a}", "SET {a} v NX", "MGET {a} {b}", "MSET {a} v {b} w", "MSETNX {a} v {b} w", "DEL {a} {b}",
+    "MSETEX 2 {a} v {b} w EX 9", "BITOP AND {a} {b} {a}", "COPY {a} {b}", "RENAME {a} {b}", "RENAMENX {a} {b}",
+    "LCS {a} {b}", "TOUCH {a} {b}", "OBJECT ENCODING {a}", "HSET {a} f v", "HSCAN {a} 0", "HRANDFIELD {a} 2",
+    "HEXPIRE {a} 9 FIELDS 1 f", "HSETEX {a} FIELDS 1 f v", "BITFIELD {a} GET u8 0", "GETEX {a} EX 9",
+    "CAS {a} old new", "DELIFEQ {a} v", "DUMP {a}", "EXPIRE {a} 9", "WATCH {a} {b}", "SSUBSCRIBE {a} {b}",
+    "SPUBLISH {a} x", "MEMORY USAGE {a}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", KEYED)
+def test_the_cluster_face_redirects_by_the_keys_wherever_they_stand(wide_ring: SimulatedRing, words: str) -> None:
+    mine, other = mine_and_not(wide_ring, 1)
+    face = wide_ring.connect(1, face="cluster")
+    topology = wide_ring.node(1).ring.topology
+    slot = slot_of(other.encode())
+    moved = ErrorText(topology.moved(slot)[1:-2].decode())
+    away = words.format(a=f"{{{other}}}x", b=f"{{{other}}}y").split()
+    here = words.format(a=f"{{{mine}}}x", b=f"{{{mine}}}y").split()
+    both = words.format(a=f"{{{mine}}}x", b=f"{{{other}}}y").split()
+    assert face(*away) == moved
+    if away[0] != "WATCH":
+        assert face("MULTI") == b"OK" and face(*away) == moved
+        assert face("EXEC") == ErrorText("EXECABORT Transaction discarded because of previous errors.")
+    if "{b}" in words:
+        assert face(*both) == ErrorText("CROSSSLOT Keys in request don't hash to the same slot")
+    assert not str(face(*here)).startswith(("MOVED", "CROSSSLOT", "CLUSTERDOWN"))
+    face.close()
+
+
+def test_a_transaction_of_the_cluster_face_is_of_one_slot(wide_ring: SimulatedRing) -> None:
+    mine = wide_ring.node(1).ring.coordinator.mine
+    first, second = [f"k{at}" for at in range(300) if mine[slot_of(b"k%d" % at)]][:2]
+    face = wide_ring.connect(1, face="cluster")
+    replies = face.all(("MULTI",), ("SET", first, "v"), ("SET", second, "v"), ("EXEC",))
+    assert replies[3] == ErrorText("CROSSSLOT Keys in request don't hash to the same slot")
+    assert face.all(("MULTI",), ("SET", first, "v"), ("GET", first), ("EXEC",))[3] == [b"OK", b"v"]
+
+
+@pytest.mark.parametrize("level", ["eventual", "quorum", "all"])
+def test_hashes_are_walked_wherever_they_are(sized: SimulatedRing, level: str) -> None:
+    clients = [sized.connect(number) for number in range(1, sized.size + 1)]
+    for at in range(6):
+        fields = [word for field in range(700) for word in (f"f{field}", field)]
+        assert clients[0]("HSET", f"large{at}", *fields) == 700
+    for client in clients:
+        client("RKV.LEVEL", level)
+        for at in range(6):
+            found: list[bytes] = []
+            cursor = b"0"
+            while cursor != b"0" or not found:
+                cursor, part = client("HSCAN", f"large{at}", cursor, "COUNT", 200, "NOVALUES")
+                found += part
+            assert sorted(found) == sorted(b"f%d" % field for field in range(700))
+            assert len(client("HRANDFIELD", f"large{at}", 50)) == 50
+        assert client("HSCAN", "absent", 0) == [b"0", []] and client("HRANDFIELD", "absent") is None
+        assert client("HSCAN", "large0", "x") == ErrorText("ERR invalid cursor")
+    clients[0]("SET", "text", "v")
+    assert clients[1]("HSCAN", "text", 0).startswith("WRONGTYPE")
+
+
+def test_a_walk_of_a_hash_sees_what_was_acknowledged(ring: SimulatedRing) -> None:
+    writer, reader = ring.connect(2), ring.connect(1)
+    handlers = ring.node(1).ring._handlers
+    takes, handlers[Writes] = handlers[Writes], lambda short, message: None
+    try:
+        assert writer("HSET", "h", "f", "v") == 1
+    finally:
+        handlers[Writes] = takes
+    assert reader("HSCAN", "h", 0) == [b"0", [b"f", b"v"]]
+
+
+def test_a_slot_without_its_quorum_is_not_served(ring: SimulatedRing) -> None:
+    face, plain = ring.connect(1, face="cluster"), ring.connect(1)
+    coordinator = ring.node(1).ring.coordinator
+    live, coordinator._live = coordinator._live, lambda short: False
+    coordinator.refresh()
+    try:
+        for words in (["SET", "k", "v"], ["INCR", "k"], ["GET", "k"], ["MGET", "k"]):
+            assert face(*words).startswith("CLUSTERDOWN Hash slot not served")
+            assert plain(*words).startswith("NOREPLICAS ")
+        face("READONLY")
+        assert face("GET", "k") is None
+    finally:
+        coordinator._live = live
+        coordinator.refresh()
