@@ -15,7 +15,8 @@ What differs from those, because members are few and the ring stands:
   fails. It costs a second, and neither a node that hears nobody nor the old beliefs of a side that was cut
   off can shake the others' routing.
 - A probe that was unanswered although frames of its target arrived meanwhile is no accusation but a broken path:
-  after ``misses_max`` of them in a row the member counts as unreachable from here, and as alive.
+  after ``misses_max`` of them in a row the member counts as unreachable from here, and as alive; after one, when it
+  owes answers for which clients wait and nothing of it has come.
 - Time in which this process stood still is given back to all deadlines: it could not have heard anybody.
 
 Invariants: a member's row only grows; every suspect has a ``Suspicion`` and nobody else has one; at most one probe a
@@ -203,10 +204,21 @@ class Gossip:
             self._accuse(short, now_us, changes)
         return changes
 
-    def unanswered(self, short: int, now_us: int) -> None:
-        """A request to ``short`` ran into its timeout: probe it now instead of when its turn comes."""
+    def unanswered(self, short: int, now_us: int, *, urgent: bool = False) -> list[Change]:
+        """``short`` owes answers: probe it now instead of when its turn comes.
+
+        ``urgent``: clients wait for them. It counts as unreachable once the direct answer is missing as well, and
+        nothing else came meanwhile; the verdict of others is not waited for.
+        """
+        changes: list[Change] = []
         if short in self.membership and short != self.me:
             self._probe(short, now_us)
+            probe = self._questions.probe_of(short)
+            if urgent and probe is not None:
+                probe.urgent = True
+                if probe.asked_helpers:
+                    self._go_round(probe, changes)
+        return changes
 
     def loop_lag(self, count_us: int) -> None:
         """The event loop stood still for that long."""
@@ -344,6 +356,8 @@ class Gossip:
         for seq, probe in self._questions.late_probes(now_us):
             if not probe.asked_helpers:
                 self._missed(probe.target, changes)
+                if probe.urgent:
+                    self._go_round(probe, changes)
                 self._ask_helpers(seq, probe, now_us)
             else:
                 del self._questions.probes[seq]
@@ -391,6 +405,11 @@ class Gossip:
         self._misses[target] = self._misses.get(target, 0) + 1
         if self._misses[target] >= self._limits.misses_max:
             self._note(self.membership.set_reachable(target, False), changes)
+
+    def _go_round(self, probe: Probe, changes: list[Change]) -> None:
+        """The direct answer is late, and so is what clients wait for."""
+        if self._heard_us.get(probe.target, -1) <= probe.opened_us:
+            self._note(self.membership.set_reachable(probe.target, False), changes)
 
     def _ask_helpers(self, seq: int, probe: Probe, now_us: int) -> None:
         """Second stage: ask live others. With none to ask, only the wait is left."""

@@ -302,9 +302,9 @@ class RingMember:
             self._gossip.heard(short, now_us)
 
     def unanswered(self, short: int, now_us: int) -> None:
-        """A request to a member ran into its timeout."""
+        """A member owes answers for which clients wait."""
         if self._gossip is not None:
-            self._gossip.unanswered(short, now_us)
+            self._settle(self._gossip.unanswered(short, now_us, urgent=True))
             self._pump()
 
     def loop_lag(self, count_us: int) -> None:

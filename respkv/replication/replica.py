@@ -140,7 +140,7 @@ class Replica:
                 clock.observe(int.from_bytes(newest[:8], "big"), keyspace.now_ms)
             except ClockSkewError as skew:
                 raise ProtocolError(str(skew)) from skew
-        if not plain or kind != FOREGROUND:
+        if not plain:
             return self._apply_carefully(kind, internals, records, source)
         cache, batch, counts = keyspace.cache, engine.batch, keyspace.counts
         table, watching = engine.memtable.table, keyspace.watching
@@ -178,6 +178,9 @@ class Replica:
             cache.grow(grown)
         self.beaten += beaten
         self.applied += len(records) - beaten
+        if kind != FOREGROUND:
+            # New plain strings are taken alike whatever they come for: no cut and no watermark lies above them.
+            self.repaired += len(records) - beaten
         return _NO_REFUSALS
 
     def _apply_carefully(

@@ -8,8 +8,8 @@ from respkv.base.slots import slot_of
 from tests.unit.node.simulated_ring import SimulatedRing
 
 _S = 1_000_000
-#: QUORUM works again within this long when one node is gone.
-AGAIN_US = 2 * _S
+#: QUORUM works again within this long when one node is gone; where the machine is busy it may take up to 2 s.
+AGAIN_US = 5 * _S // 4
 FAILED = ("TIMEOUT", "NOREPLICAS", "TRYAGAIN")
 
 
@@ -33,7 +33,7 @@ def test_a_primary_that_stands_still_is_routed_around(phase_us: int) -> None:
     ring.cluster.machines[2].pause(60 * _S)
     last = dict.fromkeys(clients, now())
     silent = dict.fromkeys(clients, 0)
-    end = now() + 2 * AGAIN_US
+    end = now() + 4 * _S
     while now() < end:
         for words, client in clients.items():
             if not str(client(*words)).startswith(FAILED):

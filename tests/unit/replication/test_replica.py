@@ -1,0 +1,50 @@
+"""What a replica does with records, whatever they come for."""
+
+from __future__ import annotations
+
+import pytest
+
+from respkv.base.ids import HASH, STRING
+from respkv.causality.hlc import ZERO_STAMP, pack_stamp
+from respkv.causality.record import encode, tombstone
+from respkv.keyspace import keys
+from respkv.resp.reply import bulk
+from respkv.storage.write_batch import encode_entry
+from respkv.wire.messages import FOREGROUND, HINT, REPAIR
+from tests.unit.replication.quorum_rig import Group
+
+A_HASH = encode_entry(keys.record_key(0, b"h"), encode(HASH, pack_stamp(5, 2), ZERO_STAMP))
+
+
+def entries(hlc: int, *words: str) -> bytes:
+    """A payload that sets each word to itself."""
+    return b"".join(
+        encode_entry(keys.record_key(0, word.encode()), encode(STRING, pack_stamp(hlc + at, 2), bulk(word.encode())))
+        for at, word in enumerate(words)
+    )
+
+
+@pytest.mark.parametrize("kind", [HINT, REPAIR])
+@pytest.mark.parametrize("also", [b"", A_HASH])
+def test_new_strings_are_taken_alike_whatever_they_come_for(kind: int, also: bytes) -> None:
+    """By the short way when there is nothing else, by the long one beside a hash: the same is held and counted."""
+    sides = [Group().sides[1] for _ in range(2)]
+    hlc = sides[0].rig.keyspace.clock.last + 1000
+    for side, each in zip(sides, (FOREGROUND, kind)):
+        for payload in (entries(hlc, "a", "b"), entries(hlc + 9, "b", "c") + also, entries(hlc - 9, "a", "c", "d")):
+            assert side.replica.apply(each, payload, 2) == ()
+        side.end_cycle()
+    one, other = sides
+    assert dict(one.rig.engine.memtable.table) == dict(other.rig.engine.memtable.table)
+    assert one.replica.applied == other.replica.applied and one.replica.beaten == other.replica.beaten > 0
+    assert one.replica.repaired == 0 and other.replica.repaired == other.replica.applied
+
+
+@pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
+def test_what_is_older_than_what_is_held_is_beaten(kind: int) -> None:
+    side = Group().sides[1]
+    hlc = side.rig.keyspace.clock.last + 1000
+    grave = encode_entry(keys.record_key(0, b"a"), tombstone(pack_stamp(hlc + 5, 2)))
+    assert side.replica.apply(kind, grave, 2) == side.replica.apply(kind, entries(hlc, "a"), 2) == ()
+    record = side.rig.engine.get(keys.record_key(0, b"a"))
+    assert record is not None and not record[0] & 15 and side.replica.beaten == 1
