@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from respkv.cli.local_ring import HOST, OWN_DIRECTIVES, LocalRing, LocalRingError, describe
+from respkv.cli.local_ring import HOST, OWN_DIRECTIVES, LocalRing, LocalRingError, Report, describe
 
 _HEAD = ("node", "pid", "plain", "cluster", "links", "state", "keys", "hints")
 
@@ -28,9 +28,13 @@ def say(text: str) -> None:
 
 
 def status_table(ring: LocalRing) -> str:
-    """One line a node. Keys are those whose first owner it is, hints the writes it keeps for other nodes."""
+    """One line a node, then what the ring is like as its first node sees it that answers.
+
+    Keys are those whose first owner a node is, hints the writes it keeps for other nodes.
+    """
     rows = [list(_HEAD)]
-    for node, report in zip(ring.nodes, ring.reports()):
+    reports = ring.reports()
+    for node, report in zip(ring.nodes, reports):
         figures = [report.pid or None, node.port, node.alternate_port, node.link_port]
         state = describe(report, len(ring.nodes))
         rows.append([
@@ -39,13 +43,28 @@ def status_table(ring: LocalRing) -> str:
         ])  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     left = _HEAD.index("state")
-    return "\n".join(
+    lines = [
         "  ".join(
             cell.ljust(width) if column == left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(row, widths))
         )
         for row in rows
-    )
+    ]
+    return "\n".join(lines + summary(reports))
+
+
+def summary(reports: Sequence[Report]) -> list[str]:
+    """The ring in words; nothing when no node tells of it."""
+    told = next((report for report in reports if report.slots is not None), None)
+    if told is None or told.slots is None:
+        return []
+    whole, danger, down = told.slots
+    keys = [report.keys for report in reports if report.keys is not None]
+    count = f"{sum(keys)} keys" if len(keys) == len(reports) else f"{sum(keys)} keys at the nodes that answer"
+    slots = f"all {whole} slots are ok"
+    if danger or down:
+        slots = f"slots: {whole} ok, {danger} in danger, {down} without a majority of their replicas"
+    return [told.ring, f"{count}; {slots}"]
 
 
 def connections(ring: LocalRing) -> str:
@@ -79,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     verbs = parser.add_subparsers(dest="verb", required=True)
     start = verbs.add_parser("start", help="start what does not run, wait until the ring is formed")
-    status = verbs.add_parser("status", help="print one line a node")
+    status = verbs.add_parser("status", help="print one line a node, and how the ring is")
     stop = verbs.add_parser("stop", help="end all nodes and wait for them")
     for each in (start, status, stop):
         each.add_argument("--dir", type=Path, required=True, help="directory of the ring")

@@ -60,13 +60,16 @@ class LocalRingError(RespkvError):
 @dataclass(frozen=True, slots=True)
 class Report:
     """A node as it is now. ``pid`` 0: it does not run. ``live`` are the members it can work with, itself included;
-    ``keys`` those it is the first owner of; ``hints`` writes it keeps for others. None: it does not say."""
+    ``keys`` those it is the first owner of; ``hints`` writes it keeps for others; ``slots`` how many it takes to be ok,
+    in danger and without a majority of their replicas. None: it does not say. ``ring`` is what it says of itself."""
 
     pid: int = 0
     state: str = "stopped"
     live: int | None = None
     keys: int | None = None
     hints: int | None = None
+    ring: str = ""
+    slots: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,7 @@ class LocalNode:
                 reply = client.call("PING")
                 if isinstance(reply, hiredis.ReplyError):
                     return Report(pid, "forming" if str(reply).startswith("LOADING") else str(reply))
-                live = _live_members(client.call("RKV.STATUS"))
+                facts = _facts(client.call("RKV.STATUS"))
                 hints = _hints_pending(client.call("RKV.NODES"))
             with _Client(self.alternate_port, password) as client:
                 keys = client.call("DBSIZE")
@@ -128,7 +131,13 @@ class LocalNode:
             return Report(pid, "starting")
         except (OSError, hiredis.ProtocolError):
             return Report(pid, "silent")
-        return Report(pid, "ready", live, keys if isinstance(keys, int) else None, hints)
+        live, ring = facts.get(b"members_live"), facts.get(b"status")
+        slots = [facts.get(name) for name in (b"slots_ok", b"slots_pfail", b"slots_fail")]
+        return Report(
+            pid, "ready", live if isinstance(live, int) else None, keys if isinstance(keys, int) else None, hints,
+            ring.decode() if isinstance(ring, bytes) else "",
+            (int(slots[0]), int(slots[1]), int(slots[2])) if None not in slots else None,  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 class _Client:
@@ -158,12 +167,9 @@ class _Client:
         return reply
 
 
-def _live_members(reply: Any) -> int | None:
-    """The members that a node can work with, from the flat map of RKV.STATUS."""
-    if not isinstance(reply, list):
-        return None
-    live = dict(zip(reply[::2], reply[1::2])).get(b"members_live")
-    return live if isinstance(live, int) else None
+def _facts(reply: Any) -> dict[bytes, Any]:
+    """A flat map, empty when the reply is none."""
+    return dict(zip(reply[::2], reply[1::2])) if isinstance(reply, list) else {}
 
 
 def _hints_pending(reply: Any) -> int | None:
@@ -172,8 +178,7 @@ def _hints_pending(reply: Any) -> int | None:
         return None
     found = 0
     for row in reply:
-        facts = dict(zip(row[::2], row[1::2]))
-        found += int(facts.get(b"hints-pending", 0))
+        found += int(_facts(row).get(b"hints-pending", 0))
     return found
 
 

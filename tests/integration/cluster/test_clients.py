@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
+import json
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from redis.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode as AsyncClusterNode
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
+from redis.cluster import ClusterNode, LoadBalancingStrategy, RedisCluster
 
 from respkv.base.slots import SLOT_COUNT, slot_of
-from tests.integration.cluster.conftest import Ring, fact
+from tests.integration.cluster.conftest import Ring, fact, wait_until
 
 NODES = (1, 2, 3)
 needs_cli = pytest.mark.skipif(shutil.which("redis-cli") is None, reason="redis-cli is not installed")
@@ -186,6 +191,121 @@ def test_redis_py(ring: Ring, cluster_client: RedisCluster) -> None:
     with ring.client(2) as plain:
         assert plain.hgetall("h") == {b"a": b"1"}
     assert cluster_client.flushall() and cluster_client.dbsize(target_nodes=RedisCluster.PRIMARIES) == 0
+
+
+def test_transactions_and_walks_of_redis_py(cluster_client: RedisCluster) -> None:
+    with cluster_client.pipeline(transaction=True) as pipe:
+        pipe.watch("{t}a")
+        pipe.multi()
+        pipe.set("{t}a", 1)
+        pipe.incr("{t}a")
+        pipe.get("{t}a")
+        assert pipe.execute() == [b"OK", 2, b"2"]
+    with cluster_client.pipeline(transaction=True) as pipe:
+        pipe.watch("{t}a")
+        cluster_client.set("{t}a", 9)
+        pipe.multi()
+        pipe.incr("{t}a")
+        with pytest.raises(redis.WatchError):
+            pipe.execute()
+    cluster_client.hset("h", mapping={f"f{at}": at for at in range(1000)})
+    assert len(dict(cluster_client.hscan_iter("h", count=100))) == 1000
+    slot = cluster_client.keyslot("h")
+    assert cluster_client.cluster_countkeysinslot(slot) == 1
+    assert cluster_client.cluster_get_keys_in_slot(slot, 5) == ["h"]
+    assert cluster_client.copy("h", "{h}2") and cluster_client.rename("{h}2", "{h}3")
+    with pytest.raises(redis.exceptions.RedisClusterException):
+        cluster_client.rename("h", "elsewhere")
+
+
+def test_messages_by_redis_py(cluster_client: RedisCluster) -> None:
+    sharded, usual = cluster_client.pubsub(), cluster_client.pubsub()
+    sharded.ssubscribe("orders")
+    assert sharded.get_sharded_message(timeout=5)["type"] == "ssubscribe"
+    usual.subscribe("news")
+    assert usual.get_message(timeout=5)["type"] == "subscribe"
+    time.sleep(0.1)
+    assert cluster_client.spublish("orders", "one") == 1
+    assert sharded.get_sharded_message(timeout=5)["data"] == b"one"
+    for node in cluster_client.get_primaries():
+        cluster_client.execute_command("PUBLISH", "news", node.port, target_nodes=node)
+        assert usual.get_message(timeout=5)["data"] == b"%d" % node.port
+    counts = [cluster_client.pubsub_numsub("news", target_nodes=node) for node in cluster_client.get_primaries()]
+    assert sum(count for [(_, count)] in counts) == 1
+    sharded.close()
+    usual.close()
+
+
+def test_a_client_that_reads_from_replicas(ring: Ring, cluster_client: RedisCluster) -> None:
+    for at in range(50):
+        cluster_client.set(f"r{at}", at)
+    startup = [ClusterNode("127.0.0.1", ring.faces[1])]
+    with RedisCluster(startup_nodes=startup, load_balancing_strategy=LoadBalancingStrategy.ROUND_ROBIN) as reader:
+        wait_until(lambda: [reader.get(f"r{at}") for at in range(50)] == [b"%d" % at for at in range(50)], 5)
+
+
+def test_redis_py_asyncio(ring: Ring) -> None:
+    async def work() -> None:
+        startup = [AsyncClusterNode("127.0.0.1", port) for port in ring.faces.values()]
+        async with AsyncRedisCluster(startup_nodes=startup) as client:
+            await asyncio.gather(*[client.set(f"a{at}", at) for at in range(200)])
+            values = await asyncio.gather(*[client.get(f"a{at}") for at in range(200)])
+            assert values == [b"%d" % at for at in range(200)]
+            assert await client.dbsize(target_nodes=AsyncRedisCluster.PRIMARIES) == 200
+            found = [key async for key in client.scan_iter("a*", count=50)]
+            assert len(found) == len(set(found)) == 200
+            async with client.pipeline() as pipe:
+                for at in range(50):
+                    pipe.incr(f"a{at}")
+                assert await pipe.execute() == [at + 1 for at in range(50)]
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.set("{t}a", 1).incr("{t}a")
+                assert await pipe.execute() == [True, 2]
+            assert await client.mset_nonatomic({f"n{at}": "x" for at in range(20)})
+            assert await client.mget_nonatomic([f"n{at}" for at in range(20)]) == [b"x"] * 20
+
+    asyncio.run(work())
+
+
+IOREDIS = """
+const { Cluster } = require('ioredis');
+const port = Number(process.argv[2]);
+(async () => {
+  const client = new Cluster([{ host: '127.0.0.1', port }]);
+  await new Promise(resolve => client.once('ready', resolve));
+  const found = { masters: client.nodes('master').length, same: true, sum: 0, keys: [] };
+  for (let at = 0; at < 100; at++) await client.set('io' + at, at);
+  for (let at = 0; at < 100; at++) found.same = found.same && (await client.get('io' + at)) === String(at);
+  for (const node of client.nodes('master')) {
+    found.sum += await node.dbsize();
+    for await (const part of node.scanStream({ match: 'io*', count: 50 })) found.keys.push(...part);
+  }
+  found.multi = await client.multi().set('{t}x', 1).incr('{t}x').exec();
+  found.crossed = await client.mget('a', 'b').catch(error => error.message);
+  const heard = new Cluster([{ host: '127.0.0.1', port }]);
+  const message = new Promise(resolve => heard.on('message', (channel, text) => resolve(channel + ':' + text)));
+  await heard.subscribe('news');
+  await new Promise(resolve => setTimeout(resolve, 200));
+  for (const node of client.nodes('master')) await node.publish('news', 'hello');
+  found.message = await message;
+  console.log(JSON.stringify(found));
+  await heard.quit();
+  await client.quit();
+})().catch(error => { console.error(error); process.exit(1); });
+"""
+
+
+def test_ioredis(ring: Ring, tmp_path: Path) -> None:
+    """Where Node.js finds ioredis: ``npm install ioredis`` somewhere, then NODE_PATH=that/node_modules."""
+    node = shutil.which("node")
+    if node is None or subprocess.run([node, "-e", "require('ioredis')"], capture_output=True).returncode:
+        pytest.skip("Node.js with ioredis is not there")
+    script = tmp_path / "ioredis.js"
+    script.write_text(IOREDIS)
+    found = json.loads(run(node, str(script), str(ring.faces[2])))
+    assert found["masters"] == 3 and found["same"] and found["sum"] == len(set(found["keys"])) == 100
+    assert found["multi"] == [[None, "OK"], [None, 2]] and found["message"] == "news:hello"
+    assert found["crossed"].startswith("CROSSSLOT")
 
 
 @needs_cli

@@ -182,7 +182,9 @@ def bulk(text: str) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text.encode())
 
 
-STATUS = b"*4\r\n" + bulk("status") + bulk("member") + bulk("members_live") + b":1\r\n"
+STATUS = b"*10\r\n" + bulk("status") + bulk("member") + bulk("members_live") + b":1\r\n" + b"".join(
+    bulk(f"slots_{name}") + b":%d\r\n" % count for name, count in (("ok", 16000), ("pfail", 0), ("fail", 384))
+)
 HINTS = b"*2\r\n" + b"".join(
     b"*4\r\n" + bulk("short") + b":1\r\n" + bulk("hints-pending") + count for count in (b":0\r\n", b":7\r\n")
 )
@@ -194,7 +196,7 @@ def reported(sleeper: LocalNode, plain: FakeFace, other: FakeFace) -> Report:
 
 def test_a_node_that_is_up(sleeper: LocalNode) -> None:
     report = reported(sleeper, FakeFace(b"+PONG\r\n", STATUS, HINTS), FakeFace(b":12\r\n"))
-    assert report == Report(sleeper.pid(), "ready", live=1, keys=12, hints=7)
+    assert report == Report(sleeper.pid(), "ready", live=1, keys=12, hints=7, ring="member", slots=(16000, 0, 384))
     assert describe(report, 2) == "ready, sees 1 of 2"
 
 
@@ -214,3 +216,14 @@ def test_the_table_is_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert lines[0].split() == ["node", "pid", "plain", "cluster", "links", "state", "keys", "hints"]
     assert lines[1].split() == ["1", "-", "7001", "7101", "17001", "stopped", "-", "-"]
     assert all(len(a) == len(b) for a, b in itertools.pairwise(lines))
+
+
+def test_the_ring_in_words() -> None:
+    told = Report(1, "ready", 3, 7, 0, "member of cluster x", (16384, 0, 0))
+    assert cluster.summary([Report(), told, told]) == [
+        "member of cluster x", "14 keys at the nodes that answer; all 16384 slots are ok",
+    ]  # fmt: skip
+    torn = Report(1, "ready", 1, 7, 0, "member of cluster x", (0, 384, 16000))
+    slots = "slots: 0 ok, 384 in danger, 16000 without a majority of their replicas"
+    assert cluster.summary([torn])[1] == f"7 keys; {slots}"
+    assert cluster.summary([Report(), Report(5, "forming")]) == []
