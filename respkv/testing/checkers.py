@@ -29,6 +29,8 @@ from respkv.testing.schedule import EPOCH_MS
 from respkv.testing.witness import Floor, Logged, name_of
 
 _STRONG_ENOUGH: Final = (QUORUM, ALL)
+#: Commands whose writes are known by a token that nobody else writes.
+_TOKENS: Final = ("set", "mset", "append", "hset")
 #: Expiry: how much later than the clocks say a value may still be read, milliseconds (one cycle).
 _EXPIRY_SLACK_MS: Final = 5
 #: How far clocks may be off.
@@ -294,6 +296,37 @@ def _applied_though_failed(operation: Operation, evidence: Evidence) -> list[str
         for key, field_name, token in tokens
         if any(token in (version.value or b"") for version in evidence.of(key, field_name))
     ]
+
+
+def check_order(history: Sequence[Operation], evidence: Evidence, *, quorums: bool = True) -> list[str]:
+    """Of requests sent together those on one key take effect in their order: later writes have later stamps, no read
+    shows a later write, and with ``quorums`` a read at QUORUM or ALL shows nothing older than an earlier write."""
+    problems: list[str] = []
+    bursts: dict[int, list[Operation]] = {}
+    for operation in history:
+        if operation.outcome == OK and operation.burst >= 0:
+            bursts.setdefault(operation.burst, []).append(operation)
+    for burst in bursts.values():
+        written: dict[tuple[bytes, bytes | None], bytes] = {}
+        shown: dict[tuple[bytes, bytes | None], tuple[bytes, Operation]] = {}
+        for operation in burst if len(burst) > 1 else ():
+            for key, name, value in reads_of(operation) if operation.name in ("get", "hget") else ():
+                stamps = [v.stamp for v in evidence.of(key, name) if v.value == value]
+                before = written.get((key, name), ZERO_STAMP)
+                if stamps and quorums and operation.level in _STRONG_ENOUGH and max(stamps) < before:
+                    problems.append(f"order: shows less than was written right before it: {operation!r}")
+                if stamps:
+                    shown[key, name] = min(stamps), operation
+            for key, name, stamp in writes_of(operation, evidence) if operation.name in _TOKENS else ():
+                if not stamp:
+                    continue  # check_history tells.
+                if stamp <= written.get((key, name), ZERO_STAMP):
+                    problems.append(f"order: is older than what was written right before it: {operation!r}")
+                seen, reader = shown.get((key, name), (ZERO_STAMP, operation))
+                if seen == stamp:
+                    problems.append(f"order: shows what was written after it, by #{operation.number}: {reader!r}")
+                written[key, name] = stamp
+    return problems
 
 
 def check_once(history: Sequence[Operation], evidence: Evidence) -> list[str]:

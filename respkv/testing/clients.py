@@ -1,8 +1,9 @@
 """Clients of a simulated cluster: random commands on few keys, and a history of what was asked and answered.
 
-Each client has one connection and one request under way, a level it asks for, and moves on to another node when its
-connection ends or an answer takes too long. Every operation is kept with the true times of its beginning and end and
-with its outcome: *ok*, *failed* (the answer says that nothing was applied) or *unknown* (it says so, or there is none).
+Each client has one connection and one request under way, or a few sent together (a *burst*), a level it asks for, and
+moves on to another node when its connection ends or an answer takes too long. Every operation is kept with the true
+times of its beginning and end and with its outcome: *ok*, *failed* (the answer says that nothing was applied) or
+*unknown* (it says so, or there is none).
 
 Values carry tokens that are unique in the run, so that a value read tells which write it came from. The first letter
 of a key is what it is used for: ``s`` plain strings, ``a`` strings appended to, ``n`` counters, ``h`` hashes.
@@ -10,6 +11,7 @@ of a key is what it is used for: ``s`` plain strings, ``a`` strings appended to,
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -54,6 +56,8 @@ class Operation:
     end_us: int = -1
     outcome: str = UNKNOWN
     reply: Any = None
+    #: number of the first operation that was sent together with this one
+    burst: int = -1
 
     @property
     def name(self) -> str:
@@ -83,6 +87,9 @@ class Mix:
     pad_bytes: int = 0
     pause_us: tuple[int, int] = (5_000, 150_000)
     levels: dict[int, int] = field(default_factory=lambda: {EVENTUAL: 3, QUORUM: 6, ALL: 1})
+    #: of how many requests in a hundred others follow at once, and how many there are at most together
+    burst_percent: int = 20
+    burst_max: int = 8
 
 
 class Workload:
@@ -104,6 +111,12 @@ class Workload:
     def level(self) -> int:
         """A level for a connection."""
         return self._rng.choices(list(self.mix.levels), list(self.mix.levels.values()))[0]
+
+    def burst(self) -> list[tuple[bytes, ...]]:
+        """Requests to be sent together."""
+        mix = self.mix
+        several = self._rng.randrange(100) < mix.burst_percent
+        return [self.next() for _ in range(self._rng.randrange(2, mix.burst_max + 1) if several else 1)]
 
     def next(self) -> tuple[bytes, ...]:
         """A request."""
@@ -206,7 +219,8 @@ class Client:
         self.level = level
         self.stopping = False
         self.timeouts = 0
-        self.operation: Operation | None = None
+        #: what is under way, oldest first
+        self.operations: deque[Operation] = deque()
         self._world = world
         self._script = script
         self._fixed = node
@@ -221,7 +235,7 @@ class Client:
     @property
     def done(self) -> bool:
         """Nothing is under way, and nothing more will be asked."""
-        return self.operation is None and (self.stopping or (self._script is not None and not self._script))
+        return not self.operations and (self.stopping or (self._script is not None and not self._script))
 
     def start(self) -> None:
         """Connect and begin."""
@@ -252,9 +266,9 @@ class Client:
         else:
             self._next()
 
-    def _send(self, argv: tuple[bytes, ...]) -> None:
+    def _send(self, *requests: tuple[bytes, ...]) -> None:
         assert self._end is not None
-        data = self._unsent + encode_request(*argv)
+        data = self._unsent + b"".join(encode_request(*argv) for argv in requests)
         self._unsent = data[self._end.send(data) :]
 
     def _next(self) -> None:
@@ -262,17 +276,20 @@ class Client:
             self._leave()
             return
         world = self._world
-        argv = self._script[0] if self._script is not None else world.workload.next()
-        self.operation = world.begin(self.name, self._node, self.level, argv)
-        self._send(argv)
-        self._watch(self.operation)
+        requests = self._script[:1] if self._script is not None else world.workload.burst()
+        self.operations += [world.begin(self.name, self._node, self.level, argv) for argv in requests]
+        for operation in self.operations:
+            operation.burst = self.operations[0].number
+        self._send(*requests)
+        self._watch(self.operations[-1])
 
     def _watch(self, operation: Operation | None) -> None:
         """Lose patience when the answer does not come."""
         attempt = self._attempt
 
         def late() -> None:
-            waiting = self._end is not None and self.operation is operation
+            last = self.operations[-1] if self.operations else None
+            waiting = self._end is not None and last is operation
             if attempt == self._attempt and waiting and (operation or self._greeting):
                 self.timeouts += operation is not None
                 self._lost()
@@ -304,23 +321,25 @@ class Client:
             else:
                 self._next()
             return
-        operation, self.operation = self.operation, None
-        assert operation is not None, f"{self.name} got {reply!r}, for nothing"
+        assert self.operations, f"{self.name} got {reply!r}, for nothing"
+        operation = self.operations.popleft()
         self._world.end(operation, reply)
         if self._script is not None and operation.outcome == OK:
             self._script.pop(0)
+        if self.operations:
+            return
         attempt = self._attempt
         low_us, high_us = self._world.workload.mix.pause_us
 
         def go_on() -> None:
-            if attempt == self._attempt and self._end is not None and self.operation is None:
+            if attempt == self._attempt and self._end is not None and not self.operations:
                 self._next()
 
         self._world.schedule.after(self._rng.randrange(low_us, high_us), go_on)
 
     def _lost(self) -> None:
         """The connection is no good: what was asked has an unknown outcome."""
-        self.operation = None
+        self.operations.clear()
         self._leave()
         if not self.done:
             self._again()

@@ -125,7 +125,7 @@ class Cluster:
         self.witness = Witness(lambda: self.schedule.now_us)
         common = {
             "ballast-bytes": "0", "block-cache-bytes": "262144", "row-cache-bytes": "65536", "databases": "1",
-            **plan.directives,
+            "memtable-bytes": "1048576", **plan.directives,
         }  # fmt: skip
         settings = Settings(common, plan.make_node, plan.mutate)
         self.machines = [self._machine(number, settings) for number in range(1, plan.nodes + 1)]
@@ -307,6 +307,7 @@ class Cluster:
         evidence = checkers.evidence_of(witness.versions, witness.floors)
         surviving, floors = witness.surviving(), witness.surviving_floors()
         found += checkers.check_history(history, evidence, quorums=plan.strict)
+        found += checkers.check_order(history, evidence, quorums=plan.strict)
         found += checkers.check_once(history, evidence)
         found += checkers.check_answers(history, healed_us=healed_us + GRACE_US, bound_us=ANSWER_US)
         if plan.strict:

@@ -293,3 +293,30 @@ def test_an_expired_collection_takes_along_what_was_written_to_it() -> None:
     history.records[H1][expired_form(life[H1])] = 70
     history.do(b"HGET", b"h1", b"f1", reply=None, high_ms=LATE_MS)
     assert history.check() == []
+
+
+def burst(*operations: tuple[tuple[bytes, ...], Any, dict[bytes, bytes]], level: int = QUORUM) -> list[str]:
+    """What ``check_order`` finds in requests that were sent together: words, reply, records logged."""
+    history = History()
+    for words, reply, logged in operations:
+        history.do(*words, reply=reply, level=level, start=100, end=900, logged=logged)
+    for operation in history.operations:
+        operation.burst = 0
+    return checkers.check_order(history.operations, evidence_of(history.records, []))
+
+
+def test_requests_sent_together_take_effect_in_their_order() -> None:
+    first = ((b"SET", b"s1", b"<1>"), b"OK", {S1: string(1, b"<1>")})
+    then = ((b"SET", b"s1", b"<2>"), b"OK", {S1: string(2, b"<2>")})
+    older = ((b"SET", b"s1", b"<2>"), b"OK", {S1: string(0, b"<2>")})
+    read = (b"GET", b"s1")
+    assert burst((read, None, {}), first, (read, b"<1>", {}), then, (read, b"<2>", {})) == []
+    assert burst(first, older)[0].startswith("order: is older than what was written right before")
+    assert burst(first, then, (read, b"<1>", {}))[0].startswith("order: shows less than was written right before")
+    assert burst(first, then, (read, b"<1>", {}), level=EVENTUAL) == []
+    assert burst((read, b"<1>", {}), first)[0].startswith("order: shows what was written after it, by #1")
+
+
+def test_a_read_may_show_what_another_has_written_meanwhile_with_a_later_stamp() -> None:
+    other = {S1: string(9, b"<7>")}
+    assert burst(((b"GET", b"s1"), b"<7>", other), ((b"SET", b"s1", b"<1>"), b"OK", {S1: string(1, b"<1>")})) == []
