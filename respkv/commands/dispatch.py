@@ -518,17 +518,10 @@ class Dispatcher:
             except ReadMiss as miss:
                 self.fetch([miss.request], again)
                 return
-            if reply.__class__ is Pending:
-                inner = reply
-
-                def forward() -> None:
-                    pending.complete(inner.reply)  # type: ignore[arg-type]
-
-                inner.on_done = forward
-                if inner.reply is not None:
-                    forward()
+            if isinstance(reply, Pending):
+                reply.hand_to(pending)
             else:
-                pending.complete(reply if reply is not None else b"")  # type: ignore[arg-type]
+                pending.complete(reply if reply is not None else b"")
 
         self.fetch([request], again)
         return pending
@@ -551,13 +544,10 @@ class Dispatcher:
             if pending.abandoned:
                 return
             reply = self.execute(session, argv)
-            if reply.__class__ is Pending:
-                inner = reply
-                inner.on_done = lambda: pending.complete(inner.reply)  # type: ignore[arg-type]
-                if inner.reply is not None:
-                    inner.on_done()
+            if isinstance(reply, Pending):
+                reply.hand_to(pending)
             else:
-                pending.complete(reply if reply is not None else b"")  # type: ignore[arg-type]
+                pending.complete(reply if reply is not None else b"")
 
         self.server.when_unpaused(again)
         return pending

@@ -19,6 +19,7 @@ from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX
 from respkv.base.slots import slot_of
 from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
+from respkv.commands.flight import Flight, board, close, join, obstacle
 from respkv.commands.ring import slots_walked
 from respkv.commands.ring_operation import KeyedWalk, Operation, Transaction
 from respkv.commands.routing import CROSS_SLOT, NO_COMMON_OWNER, NOT_SERVED, face_obstacle, key_slots, level_of, route
@@ -73,12 +74,11 @@ class RingDispatcher(Dispatcher):
     def run_turns(self, turns: Iterable[Turn]) -> list[tuple[Any, Pending | None]]:  # HOT: quorum_pipeline
         """As ``Dispatcher.run_turns``. Sessions whose replies must wait have their ``round`` set."""
         keyspace, clock, server, coordinator = self.keyspace, self.keyspace.clock, self.server, self.coordinator
-        node, ready, asks, quick, ruled = clock.node, coordinator.ready, coordinator.asks, self._quick.get, self.ruled
+        node, ready, asks, ruled = clock.node, coordinator.ready, coordinator.asks, self.ruled
         now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
         began_us = self._ended_us = self._clock_us()
         self._general_us = 0
         special: list[tuple[Any, Any]] = []
-        reply: Any
         batch, reads, writes, unchecked = keyspace.engine.batch, 0, 0, 0
         coordinator.begin_own()
         last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
@@ -92,8 +92,8 @@ class RingDispatcher(Dispatcher):
                 clock.last, stale = last, True
             fast = session.plain and self.plain
             level = session.level or coordinator.level
-            direct = fast and self._direct and not session.readonly and level != ALL
-            reads_before, writes_before, taken, pending, asked = reads, writes, 0, None, False
+            direct = fast and self._direct and not session.readonly and level != ALL and session.under_way is None
+            reads_before, writes_before, taken, pending, asked, mark = reads, writes, 0, None, False, reads + writes
             while requests := parser.take():
                 waiting = iter(requests)
                 taken += len(requests)
@@ -102,6 +102,7 @@ class RingDispatcher(Dispatcher):
                         fast = session.plain and self.plain
                         level = session.level or coordinator.level
                         direct = fast and self._direct and not session.readonly and level != ALL
+                        direct = direct and session.under_way is None
                         db = keyspace.stored[logical := session.db]
                         rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
                         prefixes = keyspace.prefixes(db)
@@ -150,21 +151,14 @@ class RingDispatcher(Dispatcher):
                     if grown:
                         keyspace.cache.grow(grown)
                         grown = 0
-                    used = len(requests) - length_hint(waiting)
+                    if reads + writes != mark:
+                        session.fence, mark = coordinator.round(level), reads + writes
                     unchecked += 16
-                    entry = quick(argv[0]) if fast and parser.exact else None
-                    if entry is not None and entry[1] <= len(argv) <= entry[2]:
-                        reply = self._run_quick(session, argv, entry, None)
-                    elif (reply := self._run_checked(session, argv, parser, used - 1, None)) is _ODD:
-                        break
+                    pending = self._general(turn, argv, requests, waiting, fast)
                     if batch and len(batch[-1]) >= LARGE_RECORD_BYTES:
                         server.relieve()
-                    if reply.__class__ is bytes:
-                        out.append(reply)
-                    elif reply is not None:
-                        pending = reply
                     if pending is not None or session.closing:
-                        parser.give_back(list(waiting), used)
+                        pending = None if pending is _ODD else pending
                         break
                 if pending is not None or session.closing or taken >= COMMANDS_PER_TURN:
                     break
@@ -173,9 +167,15 @@ class RingDispatcher(Dispatcher):
                 session.commands += reads - reads_before + writes - writes_before
                 session.last_command, session.last_op = "set" if wrote else "get", coordinator.told[level][wrote]
                 if asked or (wrote and level == QUORUM):
-                    session.round = waits = coordinator.round(QUORUM)
+                    session.fence = waits = coordinator.round(QUORUM)
                     if wrote:
                         waits.outs.append(out)
+                    if session.round is None:
+                        session.round = waits
+                    else:
+                        join(session, waits)
+            if session.round.__class__ is Flight:
+                close(session)
             if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
                 special.append((turn, pending))
             if batch and (len(batch[-1]) >= LARGE_RECORD_BYTES or len(batch) >= 3 * SPLIT_ENTRIES):
@@ -190,6 +190,39 @@ class RingDispatcher(Dispatcher):
             clock.last = last
         self._end_turns(reads, writes, grown, began_us)
         return special
+
+    def _general(self, turn: Turn, argv: Any, requests: list[Any], waiting: Any, fast: bool) -> Any:
+        """One of ``requests`` that the fast path does not serve; those in ``waiting`` come after it.
+
+        None: it has its reply, or a place for it. ``_ODD``: the parser takes over. A Pending: the connection waits for
+        it, and the parser has got back what comes after it, or the request as well. The same when the session closes.
+        """
+        session, parser, out = turn.session, turn.parser, turn.out
+        used = len(requests) - length_hint(waiting)
+        if not parser.exact and not parser.check(argv, used - 1):
+            return _ODD
+        entry = self._quick.get(argv[0]) if fast and argv else None
+        if entry is not None and not entry[1] <= len(argv) <= entry[2]:
+            entry = None
+        if session.under_way is not None:
+            pending = obstacle(session, entry, argv)
+            if pending is not None:
+                parser.give_back([argv, *waiting], used - 1)
+                return pending
+        pending = None
+        if entry is not None:
+            reply: Any = self._run_quick(session, argv, entry, None)
+        else:
+            reply = self._run_checked(session, argv, parser, used - 1, None)
+            if reply is _ODD:
+                return _ODD
+        if reply.__class__ is bytes:
+            out.append(reply)
+        elif reply is not None and not board(session, out, entry, argv, reply, self.coordinator.decided):
+            pending = reply
+        if pending is not None or session.closing:
+            parser.give_back(list(waiting), used)
+        return pending
 
     def _end_turns(self, reads: int, writes: int, grown: int, began_us: int) -> None:
         """The end of a sweep: what its fast path has counted."""
@@ -322,7 +355,8 @@ class RingDispatcher(Dispatcher):
         return self.work.forward(session, target, argv, level)
 
     def pass_on(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
-        """Have another node execute it.
+        """Have another node execute it, once what the connection has asked before is through: that node may be told of
+        it later than of this.
 
         What came from another node stays here: two nodes with different opinions of who is alive would play ping-pong.
         """
@@ -331,7 +365,19 @@ class RingDispatcher(Dispatcher):
         spec = self.table.resolve(argv)
         if spec is not None:
             session.last_op = self.coordinator.tell(spec.name, level, target, write=bool(spec.flags & Flag.WRITE))
-        return self.work.forward(session, target, argv, level)
+        if session.fence is None or session.fence.settled:
+            session.fence = None
+            return self.work.forward(session, target, argv, level)
+        pending = Pending()
+
+        def go_on() -> None:
+            try:
+                self.work.forward(session, target, argv, level).hand_to(pending)
+            except CommandError as reason:
+                pending.complete(reason.reply)
+
+        self.coordinator.after_open(go_on)
+        return pending
 
     def walk_slots(
         self, session: Session, spec: CommandSpec, argv: list[bytes], slots: bytes | bytearray | None

@@ -71,6 +71,13 @@ class Pending:
             if self.on_done is not None:
                 self.on_done()
 
+    def hand_to(self, other: Pending) -> None:
+        """Give the reply on as soon as it is there."""
+        if self.reply is not None:
+            other.complete(self.reply)
+        else:
+            self.on_done = lambda: other.complete(self.reply)  # type: ignore[arg-type]
+
 
 class Session:
     """One connection's state. ``db`` is the number the client selected (logical)."""
@@ -85,6 +92,7 @@ class Session:
         "commands",
         "created_us",
         "db",
+        "fence",
         "forwarded",
         "id",
         "in_bytes",
@@ -113,6 +121,7 @@ class Session:
         "shard_channels",
         "sink",
         "skip_next",
+        "under_way",
         "unix",
         "user",
         "watch_broken",
@@ -169,6 +178,10 @@ class Session:
         self.round: Any = None
         #: what the last request for keys used, for RKV.LASTOP; counted in by its operation alone
         self.last_op: dict[str, Any] = {}
+        #: on a ring: the last round of requests that the fast path has served
+        self.fence: Any = None
+        #: on a ring: its requests that are under way together (``flight.UnderWay``), None when there are none
+        self.under_way: Any = None
         #: derived: True when the fast path of the dispatcher may serve this session
         self.plain = False
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from respkv.base.errors import CommandError
+from respkv.base.errors import CommandError, CorruptionError
 from respkv.base.slots import slot_of
 from respkv.commands.ring_operation import Operation
 from respkv.commands.routing import CLUSTER_DOWN
@@ -48,7 +48,7 @@ class Spread:
         self.pending = Pending()
 
     def start(self) -> Pending:
-        """The promise of a reply. Raises CommandError, ReadMiss and CorruptionError while nothing has begun."""
+        """The promise of a reply. Raises CommandError and ReadMiss while nothing has begun."""
         coordinator, argv = self._dispatcher.coordinator, self._argv
         parts: dict[int, list[int]] = {coordinator.me: []}
         width = CUT[self._spec.name]
@@ -74,7 +74,7 @@ class Spread:
         dispatcher, session = self._dispatcher, self._session
         try:
             if target == dispatcher.coordinator.me:
-                reply = Operation(dispatcher, session, self._spec, words, self._level).start()
+                reply = self._here(words)
             else:
                 reply = dispatcher.pass_on(session, target, words, self._level)
         except CommandError as reason:
@@ -87,6 +87,13 @@ class Spread:
             self._done(number, encode(reply.reply, session.proto))
         else:
             reply.on_done = lambda: self._done(number, encode(reply.reply or b"", session.proto))
+
+    def _here(self, words: list[bytes]) -> bytes | Pending:
+        dispatcher, session = self._dispatcher, self._session
+        try:
+            return Operation(dispatcher, session, self._spec, words, self._level).start()
+        except CorruptionError as damage:
+            return dispatcher.elsewhere(session, self._spec, words, self._level, damage)
 
     def _done(self, number: int, reply: bytes) -> None:
         self._replies[number] = reply

@@ -65,7 +65,10 @@ class Deaf:
 class Forwards:
     """Both ends. ``send(short, message)`` is False when there is no link."""
 
-    __slots__ = ("_dispatcher", "_first_op", "_next_op", "_open", "_send", "_server", "_sessions", "executed", "sent")
+    __slots__ = (
+        "_dispatcher", "_first_op", "_linked", "_next_op", "_open", "_send", "_server", "_sessions", "_unsent",
+        "executed", "sent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -73,14 +76,17 @@ class Forwards:
         dispatcher: RingDispatcher,
         *,
         send: Callable[[int, Any], bool],
+        linked: Callable[[int], bool],
         first_op: int,
     ) -> None:
         """``first_op``: above every number that this node has ever used."""
         self._server = server
         self._dispatcher = dispatcher
         self._send = send
+        self._linked = linked
         self._first_op = self._next_op = first_op
         self._open: dict[int, _Open] = {}
+        self._unsent: list[tuple[int, Forward]] = []
         self._sessions: dict[tuple[int, int], Session] = {}
         self.sent = self.executed = 0
 
@@ -97,19 +103,29 @@ class Forwards:
         writes = spec is None or bool(spec.flags & Flag.WRITE)
         if len(self._open) >= FORWARDS_MAX:
             raise CommandError(errors.TRY_AGAIN)
+        if not self._linked(target):
+            raise CommandError(errors.NO_REPLICAS)
         op = self.next_op()
         keyspace = self._server.keyspace
         message = Forward(
             op, session.id, keyspace.stored[session.db], session.proto, level, 0, FORWARD_TIMEOUT_US,
             session.user, (tuple(argv),),
         )  # fmt: skip
-        if not self._send(target, message):
-            raise CommandError(errors.NO_REPLICAS)
+        self._unsent.append((target, message))
         self.sent += 1
         pending = Pending()
         deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
         self._open[op] = _Open(pending, target, deadline_us, writes, message)
         return pending
+
+    def seal(self) -> None:
+        """The cycle is over: send what is to be executed, behind what the cycle has written. The target then knows of
+        that before it executes this."""
+        if self._unsent:
+            unsent, self._unsent = self._unsent, []
+            for target, message in unsent:
+                if message.op in self._open and not self._send(target, message):
+                    self._open.pop(message.op).pending.complete(errors.NO_REPLICAS)
 
     def on_forwarded(self, peer: int, message: Forwarded) -> None:
         """The target has answered."""
@@ -221,7 +237,10 @@ class Forwards:
 
     def target_lost(self, peer: int) -> None:
         """It is believed to be gone, though its link stands: what it was asked to do is given up, and who waits can go
-        on elsewhere."""
+        on elsewhere. What has not left yet was not done."""
+        for target, message in self._unsent:
+            if target == peer and message.op in self._open:
+                self._open.pop(message.op).pending.complete(errors.NO_REPLICAS)
         for op in [op for op, held in self._open.items() if held.target == peer]:
             self._give_up(op)
 

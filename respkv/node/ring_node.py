@@ -136,7 +136,9 @@ class RingNode:
         self.repair = self._make_repair(directory)
         self.replica.watermarks = self.repair.watermarks
         keyspace.watermark = self.repair.watermarks.get
-        self.forwards = Forwards(node, dispatcher, send=self.send, first_op=self._seq)
+        self.forwards = Forwards(
+            node, dispatcher, send=self.send, linked=self.mesh.linked, first_op=self._seq
+        )
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
         self.waits = RingWait(node, self.coordinator, hinted=self.repair.hints_pending)
         self.coordinator.stand_ins.on = settings.sloppy
@@ -274,6 +276,7 @@ class RingNode:
         self.pubsub.seal()
         self._write_back()
         self.coordinator.seal(self.node.now_us)
+        self.forwards.seal()
         if self._acks:
             acks, self._acks = self._acks, {}
             for peer, (done, refused) in acks.items():

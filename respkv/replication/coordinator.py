@@ -36,9 +36,9 @@ class Coordinator:
     """Rounds of one node. ``configure`` comes first; until then no slot is ready."""
 
     __slots__ = (
-        "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_own", "_own_from",
-        "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tick_us", "asks", "everywhere",
-        "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready", "replica",
+        "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_open", "_own",
+        "_own_from", "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tick_us", "asks",
+        "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready", "replica",
         "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
     )  # fmt: skip
 
@@ -101,6 +101,8 @@ class Coordinator:
         self._collectors: dict[int, Collector] = {}
         self._all_collectors: dict[int, Collector] = {}
         self._rounds: dict[int, Round] = {}
+        #: rounds of earlier cycles that are not settled
+        self._open: dict[Round, None] = {}
         self._own: list[bytes] = []
         self._own_from = -1
         self._meta_puts = 0
@@ -311,13 +313,38 @@ class Coordinator:
         if rounds:
             self._rounds = {}
             for round_ in rounds.values():
-                if not round_.undecided and not round_.settled:
+                if round_.undecided:
+                    self._open[round_] = None
+                elif not round_.settled:
                     self._settle(round_)
 
     def _settle(self, round_: Round) -> None:
         if not round_.settled:
+            self._open.pop(round_, None)
             round_.settle()
             self._settled.append(round_)
+
+    def decided(self, round_: Round) -> None:
+        """One thing that a round waits for is known."""
+        round_.undecided -= 1
+        if not round_.undecided:
+            self._settle(round_)
+
+    def after_open(self, action: Callable[[], None]) -> None:
+        """Call ``action`` when every round that is open now is settled: requests begun so far are through."""
+        rounds = [*self._open, *self._rounds.values()]
+        left = len(rounds)
+
+        def settled(_met: bool) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                action()
+
+        for round_ in rounds:
+            round_.after.append(settled)
+        if not rounds:
+            action()
 
     def take_settled(self) -> list[Round]:
         """Rounds whose replies may leave, once this cycle is logged."""

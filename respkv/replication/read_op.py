@@ -249,7 +249,9 @@ class ReadSide:
     def _renew(self, batch: _Batch, index: int, record: bytes) -> None:
         """What was read is old: an operation runs again; the reply of a fast GET is made of what the answer brought.
 
-        Not of what is held by now: that may be a later write of the same connection.
+        Not of what is held by now: that may be a later write of the same connection. A peer that was asked late, in
+        place of a slow one, may know of that, too, and hides with it what should have been read. Then nothing can be
+        said: what this node wrote it would have read, had it been there, and the connection has asked for more since.
         """
         place = batch.places[index]
         if place.__class__ is not tuple:
@@ -259,7 +261,10 @@ class ReadSide:
         if record[0] & DVV:
             out[at] = self._reply(self._replica.held(batch.keys[index]), proto)
         elif record[1:BODY_AT] > batch.stamps[index]:
-            out[at] = self._reply(record, proto)
+            if len(out) > at + 1 and self._replica.stamped_here(record[1:BODY_AT]):
+                self._fail(batch, (index,))
+            else:
+                out[at] = self._reply(record, proto)
 
     def _reply(self, record: bytes | None, proto: int) -> bytes:
         """What GET answers for a record."""

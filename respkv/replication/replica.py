@@ -72,11 +72,13 @@ class Watermarks(Protocol):
 class Replica:
     """The copies of one node. ``applied`` and ``beaten`` count records that won and lost."""
 
-    __slots__ = ("_applier", "_keyspace", "applied", "beaten", "refused", "repaired", "revived", "watermarks")
+    __slots__ = ("_applier", "_born", "_keyspace", "applied", "beaten", "refused", "repaired", "revived", "watermarks")
 
     def __init__(self, applier: Applier) -> None:
         self._applier = applier
         self._keyspace = applier.keyspace
+        #: whatever has been stamped here before lies at or below this
+        self._born = self._keyspace.clock.last
         self.watermarks: Watermarks | None = None
         self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
 
@@ -89,6 +91,12 @@ class Replica:
     def meta_puts(self) -> int:
         """Grows with each fact of the node itself that is put into the open batch."""
         return self._keyspace.meta_puts
+
+    def stamped_here(self, stamp: bytes) -> bool:
+        """Whether this node has made the stamp, since it started."""
+        return int.from_bytes(stamp[8:10], "big") == self._keyspace.clock.node and (
+            int.from_bytes(stamp[:8], "big") > self._born
+        )
 
     # -- writes ------------------------------------------------------------------------------------
 

@@ -245,7 +245,7 @@ class Connection:
         """The byte counts say what is queued; a waiting output is watched for."""
         assert self.unsent_bytes == sum(map(len, self.unsent))
         assert self.closed or bool(self.unsent) == bool(self.mask & WRITABLE)
-        assert (self.held_count == 0) == (self.held_bytes == 0)
+        assert self.held_count or not self.held_bytes
         assert (self.pending is not None) == bool(self.halts & PENDING)
 
     def __repr__(self) -> str:

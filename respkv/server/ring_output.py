@@ -24,9 +24,8 @@ def send_ring(reactor: Reactor, links: LinkPort, rounds: RoundGate, lsn: int) ->
             kept.append(connection)
             continue
         replies, connection.out = connection.out, []
-        connection.held_bytes += sum(map(len, replies))
+        connection.held_bytes += rounds.hold(connection, session.round, replies)
         connection.held_count += 1
-        rounds.hold(connection, session.round, replies)
         session.round = None
         connection.dirty = False
         if connection.queued() > OUTPUT_HALT_BYTES:
@@ -36,10 +35,10 @@ def send_ring(reactor: Reactor, links: LinkPort, rounds: RoundGate, lsn: int) ->
         rounds.settled(settled)
 
 
-def emit_round(reactor: Reactor, connection: Any, replies: list[bytes]) -> None:
+def emit_round(reactor: Reactor, connection: Any, replies: list[bytes], size: int) -> None:
     """What other nodes have confirmed; with ``appendfsync always`` our own log may still be waited for."""
     connection.held_count -= 1
-    connection.held_bytes -= sum(map(len, replies))
+    connection.held_bytes -= size
     if connection.closed:
         return
     data = replies[0] if len(replies) == 1 else b"".join(replies)

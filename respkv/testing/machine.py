@@ -426,7 +426,7 @@ class Machine:
         for settled in node.take_settled():
             self._gate.settled(settled)
 
-    def _emit(self, turn: Any, replies: list[bytes]) -> None:
+    def _emit(self, turn: Any, replies: list[bytes], size: int) -> None:
         """What other nodes have confirmed; our own log may still be waited for."""
         node, data = self.node, b"".join(replies)
         if node is None or turn.gone:

@@ -30,7 +30,9 @@ class World:
         self.server: Any = FakeServer()
         coordinator = SimpleNamespace(me=1, substitute=self.substitute)
         dispatcher: Any = SimpleNamespace(table=build_table(), coordinator=coordinator, execute=self.execute)
-        self.forwards = Forwards(self.server, dispatcher, send=self.send, first_op=100)
+        self.forwards = Forwards(
+            self.server, dispatcher, send=self.send, linked=lambda short: short in self.live, first_op=100
+        )
         self.client = self.server.client()
 
     def substitute(self, slots: list[int], tried: tuple[int, ...]) -> int:
@@ -48,7 +50,9 @@ class World:
         return self.replies.pop(0)
 
     def forward(self) -> Pending:
-        return self.forwards.forward(self.client.session, 2, [b"INCR", b"k"], QUORUM)
+        pending = self.forwards.forward(self.client.session, 2, [b"INCR", b"k"], QUORUM)
+        self.forwards.seal()
+        return pending
 
     def answer(self, status: int, reply: bytes) -> None:
         short, message = self.sent.pop(0)
@@ -117,3 +121,15 @@ def test_who_cannot_be_reached_is_not_asked() -> None:
     with pytest.raises(CommandError) as caught:
         world.forward()
     assert caught.value.reply == errors.NO_REPLICAS
+
+
+def test_what_has_not_left_when_its_target_is_lost_was_not_done() -> None:
+    world = World()
+    unsent = world.forwards.forward(world.client.session, 2, [b"INCR", b"k"], QUORUM)
+    world.forwards.target_lost(2)
+    world.forwards.seal()
+    assert unsent.reply == errors.NO_REPLICAS and not world.sent
+    unsent = world.forwards.forward(world.client.session, 2, [b"INCR", b"k"], QUORUM)
+    world.live = {1}
+    world.forwards.seal()
+    assert unsent.reply == errors.NO_REPLICAS and not world.sent

@@ -142,6 +142,25 @@ def test_a_slow_peer_is_joined_by_another() -> None:
     assert one.settled_rounds() == 1 and out == [b"$1\r\nv\r\n"]
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_peer_that_is_asked_late_may_know_of_a_later_write(together: bool) -> None:
+    """Of the GET's own pipeline: then nobody can say what was to be read. Another connection's may be shown."""
+    group, out, other = Group(), [], []
+    one, key = group.sides[1], b"k"
+    for side in group.sides.values():
+        plant(side, key, b"v", by=one)
+    one.get(key, out)
+    one.set(key, b"later", out if together else other)
+    one.end_cycle()
+    ((_, first, _),) = [row for row in group.wire if isinstance(row[2], Reads)]
+    group.wire = [row for row in group.wire if row[1] != first]
+    group.deliver()
+    group.pass_us(60_000)
+    group.deliver()
+    assert one.settled_rounds() == 1
+    assert out[0] == (errors.NO_REPLICAS if together else b"$5\r\nlater\r\n")
+
+
 def test_a_read_without_a_quorum_is_refused() -> None:
     group, out = Group(), []
     one, key = group.sides[1], b"k"
