@@ -21,12 +21,12 @@ from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
 from respkv.commands.flight import Flight, board, close, join, obstacle
 from respkv.commands.ring import slots_walked
-from respkv.commands.ring_operation import KeyedWalk, Operation, Transaction
-from respkv.commands.routing import CROSS_SLOT, NO_COMMON_OWNER, NOT_SERVED, face_obstacle, key_slots, level_of, route
+from respkv.commands.ring_operation import KeyedWalk, Operation
+from respkv.commands.ring_transactions import ENDS_WATCHING, execute, leave, watch
+from respkv.commands.routing import NO_COMMON_OWNER, face_obstacle, key_slots, level_of, route
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
 from respkv.commands.spread import CUT, Spread
-from respkv.commands.transactions import end_multi
 from respkv.keyspace.counts import LIVE
 from respkv.keyspace.view import View
 from respkv.replication.coordinator import Coordinator
@@ -47,8 +47,8 @@ _NO_COPY: Final = error(b"ERR Copying to another database is not allowed in clus
 class RingWork(Protocol):
     """What the dispatcher asks of the node's ring side beyond reads and writes."""
 
-    def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
-        """Have another node execute a request."""
+    def forward(self, session: Session, target: int, commands: list[list[bytes]], level: int) -> Pending:
+        """Have another node execute a request, or several of which the last one's reply counts."""
 
     def flush(self, session: Session, dbs: list[int], level: int) -> Pending:
         """Raise the floors of stored databases on all members."""
@@ -297,7 +297,11 @@ class RingDispatcher(Dispatcher):
         elif spec.form is Form.DATA:
             return self._serve(session, spec, argv)
         if spec.name == "exec":
-            return self._transact(session, spec, argv)
+            return execute(self, session, spec, argv)
+        if spec.name == "watch":
+            return watch(self, session, spec, argv)
+        if session.watch_at and spec.name in ENDS_WATCHING:
+            leave(self, session)
         if spec.name in _WAITS:
             return self.work.wait(session, spec, argv)
         if spec.form is Form.WALK:
@@ -327,7 +331,7 @@ class RingDispatcher(Dispatcher):
                 return Spread(self, session, spec, argv, level).start()
             raise CommandError(answer)
         if target != coordinator.me:
-            return self.pass_on(session, target, argv, level)
+            return self.pass_on(session, target, [argv], level)
         make = Operation if spec.form is Form.DATA else KeyedWalk
         operation = make(self, session, spec, argv, level)
         if level == QUORUM and coordinator.stand_ins.of:
@@ -352,27 +356,32 @@ class RingDispatcher(Dispatcher):
         target = 0 if session.forwarded else coordinator.substitute(key_slots(spec, argv), (coordinator.me,))
         if not target:
             raise CommandError(errors.CORRUPT)
-        return self.work.forward(session, target, argv, level)
+        return self.work.forward(session, target, [argv], level)
 
-    def pass_on(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
-        """Have another node execute it, once what the connection has asked before is through: that node may be told of
-        it later than of this.
+    def run_here(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
+        """Run a command as a node without a ring would."""
+        return super()._run(session, spec, argv)
+
+    def pass_on(self, session: Session, target: int, commands: list[list[bytes]], level: int) -> Pending:
+        """Have another node execute a request, or a whole transaction, once what the connection has asked before is
+        through: that node may be told of it later than of this.
 
         What came from another node stays here: two nodes with different opinions of who is alive would play ping-pong.
         """
         if session.forwarded:
             raise CommandError(errors.TRY_AGAIN)
-        spec = self.table.resolve(argv)
+        spec = self.table.resolve(commands[-1])
         if spec is not None:
-            session.last_op = self.coordinator.tell(spec.name, level, target, write=bool(spec.flags & Flag.WRITE))
+            write = len(commands) > 1 or bool(spec.flags & Flag.WRITE)
+            session.last_op = self.coordinator.tell(spec.name, level, target, write=write)
         if session.fence is None or session.fence.settled:
             session.fence = None
-            return self.work.forward(session, target, argv, level)
+            return self.work.forward(session, target, commands, level)
         pending = Pending()
 
         def go_on() -> None:
             try:
-                self.work.forward(session, target, argv, level).hand_to(pending)
+                self.work.forward(session, target, commands, level).hand_to(pending)
             except CommandError as reason:
                 pending.complete(reason.reply)
 
@@ -392,39 +401,6 @@ class RingDispatcher(Dispatcher):
         _, effects = spec.handler(argv, view)
         session.last_op = self.coordinator.tell(spec.name, level, self.coordinator.me, write=True)
         return self.work.flush(session, [effect[1] for effect in effects], level)
-
-    def _transact(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending:
-        """EXEC. Before the ring is formed nothing that needs it can have been queued."""
-        if self.coordinator.placement is None:
-            reply = super()._run(session, spec, argv)
-            assert reply is not None
-            return reply
-        level = self._queued_level(session)
-        slots = {slot: None for queued in session.multi or () for slot in self._queued_slots(queued)}
-        able = self.coordinator.reaches
-        obstacle = CROSS_SLOT if session.cluster_face and len(slots) > 1 else b""
-        if not all(self.coordinator.mine[slot] and able(slot, level, write=True) for slot in slots):
-            obstacle = NOT_SERVED if session.cluster_face else errors.NO_REPLICAS
-        if obstacle:
-            end_multi(session)
-            raise CommandError(obstacle)
-        transaction = Transaction(self, session, spec, argv, level)
-        if level == QUORUM and self.coordinator.stand_ins.of:
-            self.coordinator.tell_stand_ins(transaction.told, slots, write=True)
-        return transaction.start()
-
-    def _queued_level(self, session: Session) -> int:
-        """The level of a transaction: the highest of those of its requests that name keys."""
-        coordinator, levels = self.coordinator, []
-        for argv in session.multi or ():
-            spec = self.table.resolve(argv)
-            if spec is not None and spec.keys:
-                levels.append(level_of(session, spec, argv, coordinator))
-        return max(levels, default=session.level or coordinator.level)
-
-    def _queued_slots(self, argv: list[bytes]) -> list[int]:
-        spec = self.table.resolve(argv)
-        return key_slots(spec, argv) if spec is not None else []
 
     def error_of(self, reason: Exception) -> bytes:
         """The error reply for what a command raised."""

@@ -20,6 +20,7 @@ from respkv.commands.notifications import apply_and_tell
 from respkv.commands.routing import NOT_SERVED
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag
+from respkv.commands.transactions import end_multi
 from respkv.keyspace import effects as fx
 from respkv.keyspace.read_set import ReadSet
 from respkv.keyspace.rows import HashRow
@@ -278,6 +279,11 @@ class Transaction(Operation):
 
     def _is_transaction(self) -> bool:
         return True
+
+    def _complete(self, reply: bytes) -> None:
+        if self.session.multi is not None:
+            end_multi(self.session)  # It came to nothing.
+        super()._complete(reply)
 
     def _prepare(self, noted: ReadSet | None) -> tuple[View | None, Run]:
         runner = self.session.server.transactions

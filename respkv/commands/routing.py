@@ -48,9 +48,13 @@ def key_slots(spec: CommandSpec, argv: list[bytes]) -> list[int]:
 
 def face_obstacle(session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes:
     """CROSSSLOT or MOVED for a request of the cluster face whose keys are not all of one slot that this node serves."""
+    return misplaced(session, key_slots(spec, argv))
+
+
+def misplaced(session: Session, slots: list[int]) -> bytes:
+    """The same for the slots of a request or of a transaction; nothing on the plain face."""
     ring = session.server.ring
-    slots = key_slots(spec, argv)
-    if not slots or ring is None or ring.topology is None:
+    if not slots or not session.cluster_face or ring is None or ring.topology is None:
         return b""
     if len(slots) > 1:
         return CROSS_SLOT
@@ -83,20 +87,14 @@ def route(
     session: Session, spec: CommandSpec, argv: list[bytes], slots: list[int], level: int, coordinator: Coordinator
 ) -> Route:
     """Where a request with these slots (at least one) is executed: at a node that has copies of all of them."""
-    ring = session.server.ring
-    assert ring is not None and ring.topology is not None
-    first = slots[0]
     me = coordinator.me
     mine = all(coordinator.mine[slot] for slot in slots)
-    if session.cluster_face and not session.forwarded:
-        if len(slots) > 1:
-            return Route(0, CROSS_SLOT)
-        if not mine:
-            return Route(0, ring.topology.moved(first))
+    if answer := misplaced(session, slots):
+        return Route(0, answer)
     write = bool(spec.flags & Flag.WRITE)
     target = me
     if not mine or reads_first(spec, argv):
-        target = coordinator.primary_of(slots)
+        target = coordinator.substitute(slots, ())
         if not target:
             return Route(0, NO_COMMON_OWNER if all(map(coordinator.primary, slots)) else CLUSTER_DOWN)
     if session.forwarded and mine:

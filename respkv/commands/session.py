@@ -124,6 +124,7 @@ class Session:
         "under_way",
         "unix",
         "user",
+        "watch_at",
         "watch_broken",
         "watched",
     )
@@ -155,6 +156,8 @@ class Session:
         #: (stored db, key) -> None, insertion ordered
         self.watched: dict[tuple[int, bytes], None] = {}
         self.watch_broken = False
+        #: on a ring: the node that watches for this session, perhaps this one; 0 when nothing is watched
+        self.watch_at = 0
         self.channels: dict[bytes, None] = {}
         self.patterns: dict[bytes, None] = {}
         self.shard_channels: dict[bytes, None] = {}

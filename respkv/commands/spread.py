@@ -76,7 +76,7 @@ class Spread:
             if target == dispatcher.coordinator.me:
                 reply = self._here(words)
             else:
-                reply = dispatcher.pass_on(session, target, words, self._level)
+                reply = dispatcher.pass_on(session, target, [words], self._level)
         except CommandError as reason:
             if not number:
                 raise

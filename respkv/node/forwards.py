@@ -97,10 +97,13 @@ class Forwards:
         self._next_op += 1
         return self._next_op
 
-    def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
-        """Have ``target`` execute a request. Raises CommandError when it cannot be asked."""
-        spec = self._dispatcher.table.resolve(argv)
-        writes = spec is None or bool(spec.flags & Flag.WRITE)
+    def forward(self, session: Session, target: int, commands: list[list[bytes]], level: int) -> Pending:
+        """Have ``target`` execute a request, or several whose last reply is wanted: MULTI, what was queued, EXEC.
+
+        Raises CommandError when it cannot be asked.
+        """
+        specs = [self._dispatcher.table.resolve(argv) for argv in commands]
+        writes = any(spec is None or spec.flags & Flag.WRITE for spec in specs)
         if len(self._open) >= FORWARDS_MAX:
             raise CommandError(errors.TRY_AGAIN)
         if not self._linked(target):
@@ -109,7 +112,7 @@ class Forwards:
         keyspace = self._server.keyspace
         message = Forward(
             op, session.id, keyspace.stored[session.db], session.proto, level, 0, FORWARD_TIMEOUT_US,
-            session.user, (tuple(argv),),
+            session.user, tuple(map(tuple, commands)),
         )  # fmt: skip
         self._unsent.append((target, message))
         self.sent += 1
@@ -175,7 +178,8 @@ class Forwards:
     def on_forward(self, peer: int, message: Forward) -> None:
         """Execute a request for a client of another node."""
         session, op = self._session(peer, message), message.op
-        if not 0 <= message.db < self._server.keyspace.databases:
+        # A transaction may still be under way that its client has given up.
+        if session.multi is not None or not 0 <= message.db < self._server.keyspace.databases:
             self._send(peer, Forwarded(op, NOT_DONE, b""))
             return
         self.executed += 1
@@ -188,7 +192,10 @@ class Forwards:
 
     def _execute(self, session: Session, message: Forward, done: Callable[[bytes], None]) -> None:
         """Carry a request out; ``done`` gets the finished reply."""
-        reply = self._dispatcher.execute(session, list(message.commands[0]))
+        *before, last = message.commands
+        for argv in before:
+            self._dispatcher.execute(session, list(argv))
+        reply = self._dispatcher.execute(session, list(last))
         if isinstance(reply, Pending):
             pending, proto = reply, message.proto
 
@@ -207,7 +214,8 @@ class Forwards:
         session = self._sessions.get(place)
         if session is None:
             if len(self._sessions) >= SESSIONS_MAX:
-                self._forget(next(iter(self._sessions)))
+                idle = (place for place, held in self._sessions.items() if not held.watched and held.multi is None)
+                self._forget(next(idle, next(iter(self._sessions))))
             session = Session(0, self._server, Deaf(), address=f"node:{peer}", local_address="")
             session.authenticated = session.forwarded = True
             self._sessions[place] = session
@@ -232,6 +240,8 @@ class Forwards:
     def peer_lost(self, peer: int) -> None:
         """The link has ended: nobody knows what became of the requests on it."""
         self.target_lost(peer)
+        for watcher in self._server.sessions.values():
+            watcher.watch_broken |= watcher.watch_at == peer
         for place in [place for place in self._sessions if place[0] == peer]:
             self._forget(place)
 

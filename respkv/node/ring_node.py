@@ -571,9 +571,9 @@ class RingNode:
 
     # -- RingWork ----------------------------------------------------------------------------------
 
-    def forward(self, session: Session, target: int, argv: list[bytes], level: int) -> Pending:
-        """Have another node execute a request."""
-        return self.forwards.forward(session, target, argv, level)
+    def forward(self, session: Session, target: int, commands: list[list[bytes]], level: int) -> Pending:
+        """Have another node execute a request, or a transaction."""
+        return self.forwards.forward(session, target, commands, level)
 
     def flush(self, session: Session, dbs: list[int], level: int) -> Pending:
         """Raise the floors of databases on all members."""

@@ -198,12 +198,9 @@ class Coordinator:
                 return short
         return 0
 
-    def primary_of(self, slots: Sequence[int]) -> int:
-        """The acting primary of the first slot among those that have copies of all; 0 when nobody alive has."""
-        return self.substitute(slots, ())
-
     def substitute(self, slots: Sequence[int], tried: Collection[int]) -> int:
-        """A live replica of all ``slots`` that is not among ``tried``, in ring order; 0 when there is none."""
+        """The first live replica of all ``slots`` that is not among ``tried``, in ring order of the first slot; 0 when
+        there is none. With nothing tried: the acting primary."""
         if self.placement is None or not slots:
             return 0
         table = self.placement.table

@@ -34,9 +34,13 @@ class Connection:
 
     def all(self, *requests: tuple[bytes | str | int, ...]) -> list[Any]:
         """The replies of a pipeline."""
+        self.send(*requests)
+        return self.wait(len(requests))
+
+    def send(self, *requests: tuple[bytes | str | int, ...]) -> None:
+        """Requests whose replies are fetched by ``wait``."""
         data = b"".join(encode_request(*words) for words in requests)
         assert self._end.send(data) == len(data)
-        return self.wait(len(requests))
 
     def wait(self, count: int) -> list[Any]:
         """The next ``count`` replies or messages."""

@@ -50,7 +50,7 @@ class World:
         return self.replies.pop(0)
 
     def forward(self) -> Pending:
-        pending = self.forwards.forward(self.client.session, 2, [b"INCR", b"k"], QUORUM)
+        pending = self.forwards.forward(self.client.session, 2, [[b"INCR", b"k"]], QUORUM)
         self.forwards.seal()
         return pending
 
@@ -125,11 +125,11 @@ def test_who_cannot_be_reached_is_not_asked() -> None:
 
 def test_what_has_not_left_when_its_target_is_lost_was_not_done() -> None:
     world = World()
-    unsent = world.forwards.forward(world.client.session, 2, [b"INCR", b"k"], QUORUM)
+    unsent = world.forwards.forward(world.client.session, 2, [[b"INCR", b"k"]], QUORUM)
     world.forwards.target_lost(2)
     world.forwards.seal()
     assert unsent.reply == errors.NO_REPLICAS and not world.sent
-    unsent = world.forwards.forward(world.client.session, 2, [b"INCR", b"k"], QUORUM)
+    unsent = world.forwards.forward(world.client.session, 2, [[b"INCR", b"k"]], QUORUM)
     world.live = {1}
     world.forwards.seal()
     assert unsent.reply == errors.NO_REPLICAS and not world.sent
