@@ -173,6 +173,8 @@ def reads_of(operation: Operation) -> list[tuple[bytes, bytes | None, bytes | No
     name, argv, reply = operation.name, operation.argv, operation.reply
     if name == "get":
         return [(argv[1], None, reply)]
+    if name == "mget":
+        return [(key, None, value) for key, value in zip(argv[1:], reply)]
     if name == "hget":
         return [(argv[1], argv[2], reply)]
     if name == "hgetall":

@@ -76,6 +76,7 @@ class Operation:
 USUAL: Final[dict[str, int]] = {
     "set": 20, "get": 24, "setpx": 4, "mset": 4, "del": 6, "expire": 3, "append": 10, "geta": 8, "dela": 1,
     "incr": 8, "getn": 4, "hset": 12, "hget": 8, "hdel": 4, "hgetall": 8, "delh": 3, "expireh": 1, "flushall": 0,
+    "mget": 0,
 }  # fmt: skip
 
 
@@ -131,6 +132,8 @@ class Workload:
         if name == "mset":
             chosen = rng.sample(STRINGS, 2)
             return (b"MSET", *(word for each in chosen for word in (each, self.token())))
+        if name == "mget":
+            return (b"MGET", *STRINGS)
         if name == "expire":
             return (b"PEXPIRE", key, short)
         if name in ("get", "del"):

@@ -79,6 +79,7 @@ def plan_of(seed: int, *, nodes: int = 3) -> Plan:
     mix = Mix()
     mix.pad_bytes = rng.choice((0, 0, 200, 3_000))
     mix.weights["flushall"] = rng.choice((0, 0, 1))
+    mix.weights["mget"] = 10 if nodes > 3 else 0  # They are cut into parts there.
     low_us = rng.choice((8, 20, 60)) * _MS
     mix.pause_us = (low_us, 10 * low_us)
     skewed = rng.random() < 0.5
