@@ -38,10 +38,10 @@ RANGE_ENTRIES: Final = 4096
 class _Batch:
     """Reads under way: one question, asked of one peer or, when that is slow, of two. The first answer counts."""
 
-    __slots__ = ("asked", "deadline_us", "hedge_us", "keys", "places", "round", "seqs", "stamps")
+    __slots__ = ("asked", "clock", "deadline_us", "first", "hedge_us", "keys", "places", "round", "seqs", "stamps")
 
     def __init__(
-        self, keys_: list[bytes], stamps: list[bytes], places: list[Any], round_: Round | None, now_us: int
+        self, keys_: list[bytes], stamps: list[bytes], places: list[Any], round_: Round | None, now_us: int, clock: int
     ) -> None:
         self.keys = keys_
         self.stamps = stamps
@@ -52,6 +52,9 @@ class _Batch:
         self.asked: dict[int, None] = {}
         #: number of a question under way -> who was asked
         self.seqs: dict[int, int] = {}
+        #: the question that left with its cycle, ahead of what that wrote; and the last stamp given until then
+        self.first = 0
+        self.clock = clock
 
 
 class _Range:
@@ -113,11 +116,13 @@ class ReadSide:
         internals, stamps, places = collector.take()
         self.now_us = now_us
         fast = round_ is not None and any(place.__class__ is tuple for place in places)
-        batch = _Batch(internals, stamps, places, round_ if fast else None, now_us)
+        batch = _Batch(internals, stamps, places, round_ if fast else None, now_us, self._replica.last_stamp())
         if fast and round_ is not None:
             round_.undecided += 1
         self.asked += len(internals)
-        if not self._ask(batch, collector.peer):
+        if self._ask(batch, collector.peer):
+            batch.first = next(iter(batch.seqs))
+        else:
             self._ask_another(batch)
 
     def _ask(self, batch: _Batch, peer: int) -> bool:
@@ -209,7 +214,7 @@ class ReadSide:
         self.repaired_here += len(payload)
         self._forget(batch)
         for index, record in renewed:
-            self._renew(batch, index, record)
+            self._renew(batch, index, record, late=message.seq != batch.first)
         if older and peer not in self._replicas(keys.key_slot(batch.keys[next(iter(older))])):
             older = {}  # It stands in for a replica: its own store is none of this key.
         entries = [entry for entry in older.values() if entry]
@@ -246,12 +251,13 @@ class ReadSide:
     def _readers(self, batch: _Batch, indexes: Any) -> list[Reader]:
         return [batch.places[index] for index in indexes if batch.places[index].__class__ is not tuple]
 
-    def _renew(self, batch: _Batch, index: int, record: bytes) -> None:
+    def _renew(self, batch: _Batch, index: int, record: bytes, *, late: bool) -> None:
         """What was read is old: an operation runs again; the reply of a fast GET is made of what the answer brought.
 
-        Not of what is held by now: that may be a later write of the same connection. A peer that was asked late, in
-        place of a slow one, may know of that, too, and hides with it what should have been read. Then nothing can be
-        said: what this node wrote it would have read, had it been there, and the connection has asked for more since.
+        Not of what is held by now: that may be a later write of the same connection. A peer that was asked ``late``, in
+        place of another, may know of that, or of what others made of it, which hides what should have been read; one
+        that had to fetch a block may know of the write itself. Then nothing can be said, if the connection has asked
+        for more since: what this node wrote it would have read, had it been there.
         """
         place = batch.places[index]
         if place.__class__ is not tuple:
@@ -261,7 +267,9 @@ class ReadSide:
         if record[0] & DVV:
             out[at] = self._reply(self._replica.held(batch.keys[index]), proto)
         elif record[1:BODY_AT] > batch.stamps[index]:
-            if len(out) > at + 1 and self._replica.stamped_here(record[1:BODY_AT]):
+            stamp = record[1:BODY_AT]
+            since = late and int.from_bytes(stamp[:8], "big") > batch.clock
+            if len(out) > at + 1 and (since or self._replica.stamped_here(stamp)):
                 self._fail(batch, (index,))
             else:
                 out[at] = self._reply(record, proto)
@@ -289,6 +297,7 @@ class ReadSide:
             [batch.places[index] for index in indexes],
             batch.round,
             self.now_us,
+            batch.clock,
         )
         rest.asked = dict(batch.asked)
         if rest.round is not None:

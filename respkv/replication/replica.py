@@ -92,6 +92,10 @@ class Replica:
         """Grows with each fact of the node itself that is put into the open batch."""
         return self._keyspace.meta_puts
 
+    def last_stamp(self) -> int:
+        """The clock's last value."""
+        return self._keyspace.clock.last
+
     def stamped_here(self, stamp: bytes) -> bool:
         """Whether this node has made the stamp, since it started."""
         return int.from_bytes(stamp[8:10], "big") == self._keyspace.clock.node and (

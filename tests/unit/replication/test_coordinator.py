@@ -142,9 +142,13 @@ def test_a_slow_peer_is_joined_by_another() -> None:
     assert one.settled_rounds() == 1 and out == [b"$1\r\nv\r\n"]
 
 
+@pytest.mark.parametrize("made_of_it", [False, True])
 @pytest.mark.parametrize("together", [True, False])
-def test_a_peer_that_is_asked_late_may_know_of_a_later_write(together: bool) -> None:
-    """Of the GET's own pipeline: then nobody can say what was to be read. Another connection's may be shown."""
+def test_a_peer_that_is_asked_late_may_know_of_a_later_write(together: bool, made_of_it: bool) -> None:
+    """Of the GET's own pipeline: then nobody can say what was to be read. Another connection's may be shown.
+
+    The peer may also know what another node has made of that write.
+    """
     group, out, other = Group(), [], []
     one, key = group.sides[1], b"k"
     for side in group.sides.values():
@@ -155,6 +159,10 @@ def test_a_peer_that_is_asked_late_may_know_of_a_later_write(together: bool) -> 
     ((_, first, _),) = [row for row in group.wire if isinstance(row[2], Reads)]
     group.wire = [row for row in group.wire if row[1] != first]
     group.deliver()
+    if made_of_it:
+        second = group.sides[5 - first]
+        second.rig.keyspace.clock.last = max(second.rig.keyspace.clock.last, one.rig.keyspace.clock.last)
+        plant(second, key, b"later", by=second)
     group.pass_us(60_000)
     group.deliver()
     assert one.settled_rounds() == 1
