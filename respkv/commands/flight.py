@@ -16,8 +16,9 @@ from respkv.replication.levels import EVENTUAL
 from respkv.replication.rounds import Round
 from respkv.resp.reply import encode
 
-#: Requests of one connection that are under way together, at most.
+#: Requests of one connection that are under way together, at most, and the bytes of replies after which no more begin.
 UNDER_WAY_MAX: Final = 128
+REPLY_BYTES_MAX: Final = 1 << 20
 _PLACE: Final = b""
 
 
@@ -43,9 +44,10 @@ class Flight(Round):
 class UnderWay:
     """What a connection has under way: how many requests, and how many touch each key. Never empty."""
 
-    __slots__ = ("_keys", "_waiting", "count")
+    __slots__ = ("_bytes", "_keys", "_waiting", "count")
 
     def __init__(self) -> None:
+        self._bytes = 0
         self._keys: dict[bytes, int] = {}
         self._waiting: tuple[Pending, list[bytes]] | None = None
         self.count = 0
@@ -56,9 +58,10 @@ class UnderWay:
         for key in keys:
             self._keys[key] = self._keys.get(key, 0) + 1
 
-    def end(self, keys: list[bytes]) -> None:
-        """It is through."""
+    def end(self, keys: list[bytes], size: int) -> None:
+        """It is through, with a reply of so many bytes."""
         self.count -= 1
+        self._bytes += size
         for key in keys:
             left = self._keys[key] - 1
             if left:
@@ -71,10 +74,12 @@ class UnderWay:
 
     def admits(self, keys: list[bytes]) -> bool:
         """Whether a request with these keys may run beside the others; without keys: when there are no others."""
-        if not keys:
-            return not self.count
+        if not self.count:
+            return True
         held = self._keys
-        return self.count < UNDER_WAY_MAX and not any(key in held for key in keys)
+        if not keys or self.count >= UNDER_WAY_MAX or self._bytes >= REPLY_BYTES_MAX:
+            return False
+        return not any(key in held for key in keys)
 
     def wait(self, keys: list[bytes]) -> Pending:
         """Completed, with no reply, as soon as such a request may run. One waits at a time: it stops its connection."""
@@ -127,10 +132,10 @@ def board(
 
     def landed() -> None:
         assert reply.reply is not None
-        out[place] = encode(reply.reply, session.proto)
+        out[place] = answer = encode(reply.reply, session.proto)
         if under_way.count == 1:
             session.under_way = None
-        under_way.end(keys)
+        under_way.end(keys, len(answer))
         decided(flight)
 
     reply.on_done = landed

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from respkv.base.slots import slot_of
-from respkv.commands.flight import UNDER_WAY_MAX, UnderWay
+from respkv.commands.flight import REPLY_BYTES_MAX, UNDER_WAY_MAX, UnderWay
 from tests.unit.commands.harness import ErrorText
 from tests.unit.node.simulated_ring import Connection, SimulatedRing
 
@@ -151,7 +151,20 @@ def test_keys_under_way() -> None:
     flight.begin([b"c"])
     assert flight.admits([b"d"]) and not flight.admits([b"d", b"a"]) and not flight.admits([])
     waiting = flight.wait([b"c"])
-    flight.end([b"a", b"b", b"a"])
+    flight.end([b"a", b"b", b"a"], 10)
     assert waiting.reply is None and flight.admits([b"b"])
-    flight.end([b"c"])
+    flight.end([b"c"], 10)
     assert waiting.reply == b"" and flight.admits([])
+
+
+def test_large_replies_under_way_hold_back_what_follows() -> None:
+    flight = UnderWay()
+    for key in (b"a", b"b", b"c"):
+        flight.begin([key])
+    flight.end([b"a"], REPLY_BYTES_MAX - 1)
+    assert flight.admits([b"d"])
+    flight.end([b"b"], 1)
+    waiting = flight.wait([b"d"])
+    assert not flight.admits([b"d"]) and waiting.reply is None
+    flight.end([b"c"], 1)
+    assert flight.admits([b"d"]) and waiting.reply == b""
