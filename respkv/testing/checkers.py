@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from respkv.base.ids import HASH
 from respkv.base.slots import slot_of
 from respkv.causality.hlc import ZERO_STAMP
-from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
 from respkv.keyspace.leaf_rule import element_floor
@@ -101,6 +101,8 @@ def evidence_of(records: Mapping[bytes, Mapping[bytes, int]], floors: Sequence[F
         owner, name = keys.element_owner(internal) if element else (internal, None)
         place = (keys.user_key(owner), name)
         for record, us in seen.items():
+            if record[0] & DVV:
+                continue  # Siblings have a reference of their own.
             stamp, kind = record[1:BODY_AT], record[0] & TYPE_MASK
             expire_at_ms = int.from_bytes(record[BODY_AT:EXPIRING_BODY_AT], "big") if record[0] & HAS_EXPIRY else 0
             body = record[EXPIRING_BODY_AT if expire_at_ms else BODY_AT :]

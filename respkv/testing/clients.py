@@ -113,6 +113,9 @@ class Workload:
         """A level for a connection."""
         return self._rng.choices(list(self.mix.levels), list(self.mix.levels.values()))[0]
 
+    def learn(self, operation: Operation) -> None:
+        """An answer has come: later requests may be made of it."""
+
     def burst(self) -> list[tuple[bytes, ...]]:
         """Requests to be sent together."""
         mix = self.mix
@@ -203,6 +206,7 @@ class World:
             operation.outcome = UNKNOWN
         else:
             operation.outcome = FAILED
+        self.workload.learn(operation)
         self.trace.line(f"{operation!r}")
 
 

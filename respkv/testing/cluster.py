@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from respkv.base.slots import slot_of
 from respkv.causality.record import BODY_AT
 from respkv.env.rng import Rng, seeded
 from respkv.keyspace import keys
@@ -22,12 +23,13 @@ from respkv.keyspace.leaf_rule import element_floor
 from respkv.node.node import Node
 from respkv.replication.levels import ALL, EVENTUAL, QUORUM
 from respkv.replication.merkle import slot_root
-from respkv.testing import checkers, nemesis
+from respkv.testing import checkers, nemesis, sibling_work
 from respkv.testing.checkers import Contents
 from respkv.testing.clients import APPENDED, COUNTERS, HASHES, STRINGS, Client, Mix, Workload, World
 from respkv.testing.machine import Machine, Settings
 from respkv.testing.network import Network
 from respkv.testing.schedule import EPOCH_MS, Schedule, Trace
+from respkv.testing.sibling_work import SiblingWorkload
 from respkv.testing.witness import Witness
 
 HOST: Final = "127.0.0.1"
@@ -61,6 +63,8 @@ class Plan:
     drift_ppm: int = 0
     make_node: Callable[..., Node] = Node
     mutate: Callable[[Machine], None] | None = None
+    #: keys whose concurrent writes are kept are in the workload
+    siblings: bool = False
 
     @property
     def strict(self) -> bool:
@@ -93,6 +97,7 @@ def plan_of(seed: int, *, nodes: int = 3) -> Plan:
         directives={"appendfsync": policy, "memtable-bytes": str(rng.choice((24, 64, 1024)) << 10)},
         skew_us=rng.choice((5, 300, 2_000)) * _MS if skewed else 0,
         drift_ppm=200 if skewed else 0,
+        siblings=seed % 4 == 3,
     )
 
 
@@ -126,7 +131,8 @@ class Cluster:
         self.witness = Witness(lambda: self.schedule.now_us)
         common = {
             "ballast-bytes": "0", "block-cache-bytes": "262144", "row-cache-bytes": "65536", "databases": "1",
-            "memtable-bytes": "1048576", **plan.directives,
+            "memtable-bytes": "1048576",
+            **({"conflict-policy": sibling_work.POLICIES} if plan.siblings else {}), **plan.directives,
         }  # fmt: skip
         settings = Settings(common, plan.make_node, plan.mutate)
         self.machines = [self._machine(number, settings) for number in range(1, plan.nodes + 1)]
@@ -144,7 +150,7 @@ class Cluster:
             network=self.network,
             trace=self.trace,
             rng=_split(rng),
-            workload=Workload(_split(rng), plan.mix),
+            workload=(SiblingWorkload if plan.siblings else Workload)(_split(rng), plan.mix),
             addresses={machine.name: machine.address for machine in self.machines},
             wall_ms=self._wall_ms,
             ring=plan.ring,
@@ -282,6 +288,7 @@ class Cluster:
 
     def _read_everything(self) -> None:
         script = [(b"GET", key) for key in (*STRINGS, *APPENDED, *COUNTERS)] + [(b"HGETALL", key) for key in HASHES]
+        script += sibling_work.script() if self.plan.siblings else []
         levels = (EVENTUAL, QUORUM, ALL) if self.plan.ring else (QUORUM,)
         readers = [
             Client(f"r{machine.number}.{level}", self.world, script=list(script), node=machine.name, level=level)
@@ -305,6 +312,9 @@ class Cluster:
             if not machine.up:
                 found.append(f"recovery: {machine.name} does not run in the end")
         found += witness.problems
+        if plan.siblings:
+            found += self._check_siblings()
+            history = [operation for operation in history if not sibling_work.is_kept(operation)]
         evidence = checkers.evidence_of(witness.versions, witness.floors)
         surviving, floors = witness.surviving(), witness.surviving_floors()
         found += checkers.check_history(history, evidence, quorums=plan.strict)
@@ -325,6 +335,19 @@ class Cluster:
         if not witness.cuts():
             logs = {machine.name: witness.entries(machine.name) for machine in self.machines}
             found += checkers.check_settled(history, evidence, logs, self.owners)
+
+    def _check_siblings(self) -> list[str]:
+        final = {}
+        for key in sibling_work.CAUSAL:
+            owners = self.owners(slot_of(key))
+            machine = next((each for each in self.machines if each.name == owners[0]), None) if owners else None
+            if machine is not None and machine.up:
+                records = contents_of(machine, self._wall_ms()[1]).records
+                final[key] = sibling_work.values_in(records.get(keys.record_key(0, key)))
+        witness = self.witness
+        return sibling_work.check_siblings(
+            self.world.history, witness.versions, witness.floors, final, strict=self.plan.strict
+        )
 
     def report(self) -> Report:
         """What is known by now."""

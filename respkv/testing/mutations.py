@@ -14,13 +14,16 @@ from typing import Any, Final, NamedTuple
 from respkv.base.errors import BlockRequest
 from respkv.base.ids import STRING
 from respkv.base.slots import SLOT_COUNT
+from respkv.causality.dvv import Actor, ActorSource, Clock, Container, make_actor
 from respkv.causality.record import DVV, TYPE_MASK
 from respkv.cluster.gossip import Gossip
 from respkv.env.rng import seeded
 from respkv.keyspace import keys
+from respkv.keyspace.apply import Plan as ApplyPlan
 from respkv.keyspace.keyspace import Keyspace, field_entry
 from respkv.keyspace.leaf_sums import LeafSums
 from respkv.keyspace.rows import FieldEntry, HashRow, Row
+from respkv.keyspace.sibling_writes import SiblingWrites
 from respkv.node.forwards import Forwards
 from respkv.node.node import Node
 from respkv.node.repair import Repair
@@ -108,6 +111,35 @@ class _FloorlessKeyspace(Keyspace):
         row.complete = False
         row.loaded_to = None
         super().load_fields(db, key, row)
+
+
+class _BlindWrites(SiblingWrites):
+    """What a writer has seen is not asked."""
+
+    __slots__ = ()
+
+    def _write(
+        self, internal: bytes, value: bytes | None, expire_at_ms: int, context: Clock | None, plan: ApplyPlan
+    ) -> None:
+        super()._write(internal, value, expire_at_ms, None, plan)
+
+
+class _LonelyWrites(SiblingWrites):
+    """The new value under the clock of all."""
+
+    __slots__ = ()
+
+    def _put(self, internal: bytes, container: Container, plan: ApplyPlan) -> None:
+        super()._put(internal, Container(container.clock, container.siblings[:1]), plan)
+
+
+class _OldActors(ActorSource):
+    """One actor for all keys and all lives."""
+
+    __slots__ = ()
+
+    def actor_for(self, stored: Container | None) -> Actor:
+        return make_actor(self.node, 1)
 
 
 class _TimelessKeyspace(Keyspace):
@@ -291,6 +323,14 @@ def _hasty(plan: Plan) -> None:
     _swap(lambda ring: ring.repair, _HastyRepair)(plan)
 
 
+def _with_siblings(kinds: tuple[str, ...], mutate: Callable[[Machine], None]) -> Callable[[Plan], None]:
+    def plant(plan: Plan) -> None:
+        plan.siblings = True
+        _mutate(plan, mutate)
+
+    return _eager(kinds, plant)
+
+
 _NET: Final = ("partition", "one_way", "partial")
 
 MUTATIONS: Final[dict[str, Mutation]] = {
@@ -347,7 +387,31 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "after a crash stamps start where the wall clock is", ("log",), 40,
         _eager(("kill", "clock"), lambda plan: _mutate(plan, _forgotten_clock)),
     ),
+    "context-not-looked-at": Mutation(
+        "a write with a context replaces all that is there, seen or not", ("siblings",), 3,
+        _with_siblings(_NET, lambda machine: _write_by(machine, _BlindWrites)),
+    ),
+    "new-value-alone": Mutation(
+        "a write of a kept key is logged and sent without its siblings", ("siblings",), 3,
+        _with_siblings(_NET, lambda machine: _write_by(machine, _LonelyWrites)),
+    ),
+    "actor-reused": Mutation(
+        "a node that has forgotten a write goes on under the actor that made it", ("siblings",), 10,
+        _with_siblings(("power", "kill", "partition"), lambda machine: _reuse_actors(machine)),
+    ),
 }  # fmt: skip
+
+
+def _write_by(machine: Machine, kind: type[SiblingWrites]) -> None:
+    node = machine.node
+    assert node is not None
+    node.applier._siblings = kind(node.applier, node.keyspace.conflicts)
+
+
+def _reuse_actors(machine: Machine) -> None:
+    node = machine.node
+    assert node is not None
+    node.keyspace.conflicts.actors.__class__ = _OldActors
 
 
 def _unrepaired(plan: Plan) -> None:

@@ -4,6 +4,7 @@
     --seeds N       how many (1)
     --nodes N       nodes of the ring (3)
     --processes N   seeds that run at a time (1)
+    --siblings      keys whose concurrent writes are kept are in the workload (as they are in every fourth seed)
     --mutation NAME break one rule in every node; then finding it is success
     --trace         print the trace of each run
     --list          name the mutations
@@ -37,6 +38,7 @@ def arguments(words: list[str] | None = None) -> Namespace:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--mutation", default="", choices=["", *mutations.MUTATIONS])
+    parser.add_argument("--siblings", action="store_true")
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--list", action="store_true")
     asked = parser.parse_args(words)
@@ -55,19 +57,28 @@ def run_plan(plan: Plan, *, trace: bool = False) -> Report:
         return cluster.report()
 
 
-def run_seed(seed: int, *, nodes: int = 3, mutation: str = "", trace: bool = False) -> Report:
+def run_seed(
+    seed: int, *, nodes: int = 3, mutation: str = "", siblings: bool = False, trace: bool = False
+) -> Report:
     """One run of a seed."""
     plan = plan_of(seed, nodes=nodes)
+    plan.siblings |= siblings
     if mutation:
         mutations.MUTATIONS[mutation].plant(plan)
     return run_plan(plan, trace=trace)
 
 
 def run_seeds(
-    seeds: Sequence[int], *, nodes: int = 3, mutation: str = "", trace: bool = False, processes: int = 1
+    seeds: Sequence[int],
+    *,
+    nodes: int = 3,
+    mutation: str = "",
+    siblings: bool = False,
+    trace: bool = False,
+    processes: int = 1,
 ) -> Iterator[Report]:
     """Runs of several seeds, in their order; ``processes`` of them at a time. Those not begun end with the iterator."""
-    run = partial(run_seed, nodes=nodes, mutation=mutation, trace=trace)
+    run = partial(run_seed, nodes=nodes, mutation=mutation, siblings=siblings, trace=trace)
     if processes == 1:
         yield from map(run, seeds)
         return
@@ -87,8 +98,8 @@ def main(words: list[str] | None = None) -> int:
         return 0
     bad: list[int] = []
     reports = run_seeds(
-        range(asked.seed, asked.seed + asked.seeds), nodes=asked.nodes, mutation=asked.mutation, trace=asked.trace,
-        processes=asked.processes,
+        range(asked.seed, asked.seed + asked.seeds), nodes=asked.nodes, mutation=asked.mutation,
+        siblings=asked.siblings, trace=asked.trace, processes=asked.processes,
     )  # fmt: skip
     for report in reports:
         print(report, flush=True)

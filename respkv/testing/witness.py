@@ -19,7 +19,8 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from respkv.base.ids import HASH
-from respkv.causality.record import BODY_AT, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
+from respkv.causality import siblings
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
 from respkv.env.rng import Rng
 from respkv.keyspace import keys
 from respkv.keyspace.floors import META_PREFIX, FlushFloors
@@ -209,6 +210,8 @@ class Witness:
                     old = found.get(key)
                     if old is None:
                         found[key] = record
+                    elif (old[0] | record[0]) & DVV:
+                        found[key] = siblings.join(old, record)
                     elif old[1:BODY_AT] != record[1:BODY_AT]:
                         found[key] = newer(old, record)
                     elif not record[0] & TYPE_MASK:
@@ -239,6 +242,8 @@ class Witness:
 
 def may_follow(old: bytes, record: bytes) -> bool:
     """Whether ``record`` may replace ``old`` of the same stamp: as its expired form, or with a raised floor."""
+    if old[0] & record[0] & DVV:
+        return True  # Containers grow under one stamp: what they held is ``sibling_work``'s to judge.
     if not record[0] & TYPE_MASK:
         return bool(record[0] & HAS_EXPIRY) and record[11:EXPIRING_BODY_AT] == old[11:EXPIRING_BODY_AT]
     return record[0] & TYPE_MASK >= HASH and old[0] == record[0] and element_floor(record) > element_floor(old)
