@@ -6,8 +6,10 @@ One regular expression for all of them: to find out that a key has none costs a 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
+
+from respkv.base.slots import hash_tag, slot_of
 
 T = TypeVar("T")
 
@@ -41,3 +43,27 @@ def prefix_table(rows: Iterable[tuple[bytes, T]]) -> PrefixTable[T] | None:
     """The table, None for no rows."""
     found = list(rows)
     return PrefixTable(found) if found else None
+
+
+class Colocation:
+    """Key -> slot where the keys of some prefixes share one slot each: that of the prefix, taken for a key.
+
+    A prefix that holds a hash tag therefore puts its keys where Redis puts them, too.
+    """
+
+    __slots__ = ("_find", "foreign", "prefixes")
+
+    def __init__(self, prefixes: Sequence[bytes]) -> None:
+        table = PrefixTable((prefix, slot_of(prefix)) for prefix in prefixes)
+        self.prefixes: Final = table.prefixes
+        #: slots of prefixes without a tag: clients of Redis Cluster look for their keys elsewhere
+        self.foreign: Final = frozenset(slot_of(prefix) for prefix in prefixes if hash_tag(prefix) == prefix)
+        self._find: Final = table.find
+
+    def slot(self, key: bytes) -> int:
+        """The slot of ``key``, 0..16383."""
+        found = self._find(key)
+        return slot_of(key) if found is None else found
+
+    def __repr__(self) -> str:
+        return f"<Colocation {self.prefixes!r}>"

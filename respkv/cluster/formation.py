@@ -104,8 +104,8 @@ class Formation:
     """
 
     __slots__ = (
-        "_ask_next_us", "_asked", "_candidates", "_durable", "_pin", "_pinned_by", "_replicas", "_seeds", "_size",
-        "_state", "me", "outbox", "problem", "refused", "to_save",
+        "_ask_next_us", "_asked", "_candidates", "_colocate", "_durable", "_pin", "_pinned_by", "_replicas", "_seeds",
+        "_size", "_state", "me", "outbox", "problem", "refused", "to_save",
     )  # fmt: skip
 
     def __init__(
@@ -115,6 +115,7 @@ class Formation:
         rng: Rng,
         cluster_size: int = 0,
         replicas: int = 3,
+        colocate: tuple[bytes, ...] = (),
         seeds: Iterable[Address] = (),
         saved: bytes | None = None,
     ) -> None:
@@ -129,6 +130,7 @@ class Formation:
         self.problem = ""
         self._size = cluster_size
         self._replicas = replicas
+        self._colocate = colocate
         self._seeds: list[Address] = []
         self._add_seeds(seeds)
         self._pin = NO_CLUSTER
@@ -138,7 +140,7 @@ class Formation:
         self._ask_next_us = 0
         self._durable: FormationState | None = FormationState.decode(saved) if saved is not None else None
         self._state = self._durable
-        _trial([_member(self.me, 1)], replicas)
+        _trial([_member(self.me, 1)], replicas, colocate)
         if not 0 <= cluster_size <= MEMBERS_MAX:
             raise BadRing(f"a cluster has 1 to {MEMBERS_MAX} nodes")
         if self._state is not None and self._state.ring is not None:
@@ -296,7 +298,7 @@ class Formation:
     def _obstacle(self, join: Join) -> str | None:
         """Why ``join`` cannot be in one ring with this node and those counted, or None."""
         try:
-            _trial(self._members(join), self._replicas)
+            _trial(self._members(join), self._replicas, self._colocate)
         except BadRing as error:
             return str(error)
         return None
@@ -311,7 +313,10 @@ class Formation:
         assert self._state is not None
         if len(self._candidates) == self._size - 1:
             state = self._state
-            ring = first_ring(state.cluster_id, seed=state.seed, replicas=self._replicas, members=self._members())
+            ring = first_ring(
+                state.cluster_id, seed=state.seed, replicas=self._replicas, members=self._members(),
+                colocate=self._colocate,
+            )  # fmt: skip
             self._save(replace(state, ring=ring))
 
     def _answer_as_member(self, ring: Ring, source: Destination, join: Join) -> None:
@@ -404,10 +409,10 @@ def _member(join: Join, short: int) -> Member:
     )
 
 
-def _trial(members: list[Member], replicas: int) -> None:
+def _trial(members: list[Member], replicas: int, colocate: tuple[bytes, ...]) -> None:
     """BadRing when ``members`` cannot be one ring."""
     by_id = tuple(sorted(members, key=lambda member: member.node_id))
-    Ring(b"?" * 16, 1, 0, replicas, by_id, (by_id[0].node_id,)).check()
+    Ring(b"?" * 16, 1, 0, replicas, by_id, (by_id[0].node_id,), colocate=colocate).check()
 
 
 def _places(member: Member) -> str:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
+from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
-from respkv.base.slots import SLOT_COUNT
+from respkv.base.prefixes import Colocation
+from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.cluster.ring import Member, Ring
 
 #: A slot's place on the circle is its number in the top 14 bits.
@@ -43,18 +45,24 @@ class Placement:
         "_token_of",
         "_token_owners",
         "_walks",
+        "colocation",
         "epoch",
         "group_of",
         "groups",
         "members",
         "ranges",
         "replicas",
+        "slot_of",
         "table",
     )
 
     def __init__(self, ring: Ring) -> None:
         """O(slots + tokens): 10 ms for ten members."""
         self.epoch: Final = ring.epoch
+        #: What sends keys of some prefixes to one slot; None when no prefix is colocated.
+        self.colocation: Final = Colocation(ring.colocate) if ring.colocate else None
+        #: Key -> slot, on this ring.
+        self.slot_of: Final[Callable[[bytes], int]] = slot_of if self.colocation is None else self.colocation.slot
         #: Short id -> member.
         self.members: Final[dict[int, Member]] = {member.short: member for member in ring.members}
         #: Length of every preference list.

@@ -15,7 +15,8 @@ order on the circle and a node's arc is a range of slots (Dynamo, section 6.2: e
 Layout, little-endian (docs/formats/ring.md):
 
     "RKVRNG" | version u16 | cluster id 16 | epoch u64 | seed u64 | replicas u16 | tokens u16 | members u16
-    | voters u16 | transition length u32 | member... | voter (index of the member) u16... | transition | xxh3_64 u64
+    | voters u16 | transition length u32 | member... | voter (index of the member) u16... | transition
+    | version 2: prefixes u16 | (length u8 + bytes)... | xxh3_64 u64
     member: node id 16 | short u16 | status u8 | flags u8 (1: client port speaks the cluster face)
     | client port u16 | alternate port u16 | node port u16 | client host u8 + bytes | node host u8 + bytes
 """
@@ -33,7 +34,9 @@ from xxhash import xxh3_64_intdigest
 from respkv.base.coding import U16, U16BE, U64, checksum
 from respkv.base.errors import ProtocolError
 
+#: Without colocated prefixes, and with some: one ring has one encoding.
 FORMAT: Final = 1
+FORMAT_COLOCATED: Final = 2
 TOKENS_PER_NODE: Final = 256
 #: A member more than this is refused: short ids would allow 65535, tables and gossip would not be small any more.
 MEMBERS_MAX: Final = 1024
@@ -41,6 +44,9 @@ MEMBERS_MAX: Final = 1024
 REPLICAS_MAX: Final = 16
 #: Electorate of the ring itself.
 VOTERS_MAX: Final = 5
+#: Prefixes whose keys share a slot, and the bytes of one.
+COLOCATED_MAX: Final = 256
+PREFIX_BYTES_MAX: Final = 255
 #: Bytes of an encoded ring, at most; checked before anything else is read.
 ENCODED_MAX: Final = 1 << 20
 
@@ -110,7 +116,8 @@ class Ring:
     """The decided ring of one epoch.
 
     ``replicas`` is N, the copies of a key; with fewer members every one of them has a copy. ``voters`` decide the next
-    ring. ``transition`` is the change under way, of which this version knows none.
+    ring. ``transition`` is the change under way, of which this version knows none. The keys of each prefix in
+    ``colocate`` share one slot; they ascend.
     """
 
     cluster_id: bytes
@@ -120,6 +127,7 @@ class Ring:
     members: tuple[Member, ...]
     voters: tuple[bytes, ...]
     transition: None = None
+    colocate: tuple[bytes, ...] = ()
 
     @property
     def has_cluster_face(self) -> bool:
@@ -168,6 +176,12 @@ class Ring:
         _demand(1 <= len(self.voters) <= VOTERS_MAX, f"voters are 1 to {VOTERS_MAX}")
         _demand(_distinct(self.voters), "a voter is there twice")
         _demand(set(self.voters) <= set(ids), "a voter is no member")
+        _demand(len(self.colocate) <= COLOCATED_MAX, f"at most {COLOCATED_MAX} prefixes can be colocated")
+        _demand(
+            all(0 < len(prefix) <= PREFIX_BYTES_MAX for prefix in self.colocate),
+            f"a colocated prefix is 1 to {PREFIX_BYTES_MAX} bytes",
+        )
+        _demand(all(a < b for a, b in pairwise(self.colocate)), "colocated prefixes are not in order")
 
     def encode(self) -> bytes:
         """The canonical bytes. BadRing when ``check`` finds something."""
@@ -175,12 +189,15 @@ class Ring:
         ids = [member.node_id for member in self.members]
         parts = [
             _HEAD.pack(
-                _MAGIC, FORMAT, self.cluster_id, self.epoch, self.seed, self.replicas, TOKENS_PER_NODE,
-                len(self.members), len(self.voters), 0,
+                _MAGIC, FORMAT_COLOCATED if self.colocate else FORMAT, self.cluster_id, self.epoch, self.seed,
+                self.replicas, TOKENS_PER_NODE, len(self.members), len(self.voters), 0,
             )
         ]  # fmt: skip
         parts.extend(_encode_member(member) for member in self.members)
         parts.extend(U16.pack(ids.index(voter)) for voter in self.voters)
+        if self.colocate:
+            parts.append(U16.pack(len(self.colocate)))
+            parts.extend(b"%c%b" % (len(prefix), prefix) for prefix in self.colocate)
         data = b"".join(parts)
         return data + U64.pack(checksum(data))
 
@@ -190,7 +207,8 @@ class Ring:
         _demand(_HEAD.size + U64.size <= len(data) <= ENCODED_MAX, "not the size of a ring")
         magic, version, cluster_id, epoch, seed, replicas, tokens, members, voters, change = _HEAD.unpack_from(data)
         _demand(magic == _MAGIC, "not a ring")
-        _demand(version == FORMAT, f"a ring of format {version}, this program knows {FORMAT}")
+        known = (FORMAT, FORMAT_COLOCATED)
+        _demand(version in known, f"a ring of format {version}, this program knows {FORMAT} and {FORMAT_COLOCATED}")
         body = data[: -U64.size]
         _demand(U64.unpack_from(data, len(body))[0] == checksum(body), "checksum mismatch")
         _demand(tokens == TOKENS_PER_NODE, f"{tokens} tokens a node, this program knows {TOKENS_PER_NODE}")
@@ -199,15 +217,19 @@ class Ring:
             offset, found = _decode_members(body, members)
             indexes = struct.unpack_from(f"<{voters}H", body, offset)
             chosen = tuple(found[index].node_id for index in indexes)
+            offset += U16.size * voters
+            colocate, offset = _decode_prefixes(body, offset) if version == FORMAT_COLOCATED else ((), offset)
         except (struct.error, IndexError, UnicodeDecodeError) as error:
             raise BadRing(f"counts and bytes disagree: {error}") from error
-        _demand(offset + U16.size * voters == len(body), "bytes left over")
-        ring = Ring(cluster_id, epoch, seed, replicas, found, chosen)
+        _demand(offset == len(body), "bytes left over")
+        ring = Ring(cluster_id, epoch, seed, replicas, found, chosen, colocate=colocate)
         ring.check()
         return ring
 
 
-def first_ring(cluster_id: bytes, *, seed: int, replicas: int, members: Iterable[Member]) -> Ring:
+def first_ring(
+    cluster_id: bytes, *, seed: int, replicas: int, members: Iterable[Member], colocate: tuple[bytes, ...] = ()
+) -> Ring:
     """The ring of epoch 1: ``members`` in any order, the first five by short id vote. BadRing if they cannot be one.
 
     The busiest primary of a ring of ten exceeds the mean by 10 % on average, and in one ring of twelve by more
@@ -222,6 +244,7 @@ def first_ring(cluster_id: bytes, *, seed: int, replicas: int, members: Iterable
         replicas=replicas,
         members=tuple(sorted(by_short, key=lambda member: member.node_id)),
         voters=tuple(member.node_id for member in by_short[:VOTERS_MAX]),
+        colocate=colocate,
     )
     ring.check()
     tries = max(1, min(SEEDS_TRIED, _NODE_SEEDS_TRIED // len(by_short)))
@@ -264,6 +287,20 @@ def _decode_members(body: bytes, count: int) -> tuple[int, tuple[Member, ...]]:
         ports = client_port, alternate_port, enabled
         members.append(Member(node_id, short, client_host, *ports, node_host, node_port, _STATUSES[status]))
     return offset, tuple(members)
+
+
+def _decode_prefixes(body: bytes, offset: int) -> tuple[tuple[bytes, ...], int]:
+    """The colocated prefixes, at least one, and the offset behind them. BadRing and struct.error as above."""
+    (count,) = U16.unpack_from(body, offset)
+    _demand(0 < count <= COLOCATED_MAX, f"colocated prefixes are 1 to {COLOCATED_MAX} where there are any")
+    offset += U16.size
+    prefixes = []
+    for _ in range(count):
+        end = offset + 1 + body[offset]
+        _demand(end <= len(body), "a prefix is longer than the ring")
+        prefixes.append(body[offset + 1 : end])
+        offset = end
+    return tuple(prefixes), offset
 
 
 def _decode_host(body: bytes, offset: int) -> tuple[str, int]:

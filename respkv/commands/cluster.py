@@ -15,7 +15,7 @@ from typing import Final
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.base.limits import WALK_STEPS_PER_TURN
-from respkv.base.slots import SLOT_COUNT, slot_of
+from respkv.base.slots import SLOT_COUNT
 from respkv.cluster.membership import ALIVE
 from respkv.commands import hotkeys, ring, ring_watch
 from respkv.commands.arguments import integer
@@ -139,7 +139,7 @@ def cluster_failure_reports(argv: list[bytes], session: Session) -> Reply:
 def cluster_keyslot(argv: list[bytes], session: Session) -> Reply:
     """CLUSTER KEYSLOT key"""
     _demand_face(session)
-    return number(slot_of(argv[2]))
+    return number(session.server.keyspace.slot(argv[2]))
 
 
 def cluster_saveconfig(argv: list[bytes], session: Session) -> Reply:

@@ -155,6 +155,11 @@ def told(value: object) -> Reply:
     return bulk(str(value).encode())
 
 
+def _colocated(placement: Placement) -> tuple[bytes, ...]:
+    """The prefixes whose keys share a slot."""
+    return tuple(sorted(placement.colocation.prefixes)) if placement.colocation is not None else ()
+
+
 def rkv_ring(argv: list[bytes], session: Session) -> Reply:
     """RKV.RING: the decided ring, and how many slots each node holds."""
     found = formed_ring(session)
@@ -182,6 +187,7 @@ def rkv_ring(argv: list[bytes], session: Session) -> Reply:
         "replication-factor": placement.replicas,
         "slots": SLOT_COUNT,
         "tokens-per-node": TOKENS_PER_NODE,
+        "colocate": [prefix.decode("utf-8", "backslashreplace") for prefix in _colocated(placement)],
         "members": len(placement.members),
         "myself": found.me,
         "nodes": nodes,

@@ -320,7 +320,7 @@ class RingDispatcher(Dispatcher):
         level = level_of(session, spec, argv, coordinator)
         if spec.name in _FLUSHES:
             return self._flush(session, spec, argv, level)
-        slots = key_slots(spec, argv)
+        slots = key_slots(spec, argv, coordinator)
         if not slots:
             reply = super()._run(session, spec, argv)
             assert reply is not None
@@ -353,7 +353,8 @@ class RingDispatcher(Dispatcher):
         if damage is not None:
             self.server.log("warning", f"stored data is damaged: {damage}")
         coordinator.moved += 1
-        target = 0 if session.forwarded else coordinator.substitute(key_slots(spec, argv), (coordinator.me,))
+        slots = [] if session.forwarded else key_slots(spec, argv, coordinator)
+        target = coordinator.substitute(slots, (coordinator.me,)) if slots else 0
         if not target:
             raise CommandError(errors.CORRUPT)
         return self.work.forward(session, target, [argv], level)

@@ -35,7 +35,7 @@ def watch(dispatcher: RingDispatcher, session: Session, spec: CommandSpec, argv:
     coordinator = dispatcher.coordinator
     if session.forwarded or session.multi is not None or coordinator.placement is None:
         return dispatcher.run_here(session, spec, argv)
-    slots = key_slots(spec, argv)
+    slots = key_slots(spec, argv, coordinator)
     if answer := misplaced(session, slots):
         raise CommandError(answer)
     before = session.watch_at
@@ -128,7 +128,7 @@ def _queued(dispatcher: RingDispatcher, session: Session, queue: list[list[bytes
         spec = dispatcher.table.resolve(argv)
         if spec is not None and spec.keys:
             levels.append(level_of(session, spec, argv, coordinator))
-            slots.update(dict.fromkeys(key_slots(spec, argv)))
+            slots.update(dict.fromkeys(key_slots(spec, argv, coordinator)))
     found = list(slots)
     if answer := misplaced(session, found):
         raise CommandError(answer)

@@ -18,7 +18,6 @@ from respkv.commands.ring import Formed, formed_ring, on_cluster_face, told
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import ADMIN, NOSCRIPT, Arg, ArgType, CommandSpec, Flag, Form, KeySpec
 from respkv.commands.wait import block
-from respkv.keyspace import keys
 from respkv.resp import errors
 from respkv.resp.errors import fail
 from respkv.resp.reply import Reply, error
@@ -72,7 +71,7 @@ def rkv_where(argv: list[bytes], session: Session) -> Reply | Pending:
     if len(key) > KEY_BYTES_MAX:
         raise fail(KEY_TOO_LONG)
     db = session.server.keyspace.stored[session.db]
-    slot = keys.key_slot(keys.record_key(db, key))
+    slot = session.server.keyspace.slot(key)
     pending = Pending()
 
     def answered(answers: Answers) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from respkv.base.slots import slot_of
 from respkv.commands.session import Session
 from respkv.commands.spec import CommandSpec, Flag
 from respkv.replication.coordinator import Coordinator
@@ -40,15 +39,17 @@ class Route(NamedTuple):
     answer: bytes = b""
 
 
-def key_slots(spec: CommandSpec, argv: list[bytes]) -> list[int]:
+def key_slots(spec: CommandSpec, argv: list[bytes], coordinator: Coordinator) -> list[int]:
     """The slots of a request's keys, each once, in order."""
+    slot_of = coordinator.slot_of
     slots = {slot_of(argv[index]): None for keyspec in spec.keys for index in keyspec.keys(argv)}
     return list(slots)
 
 
 def face_obstacle(session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes:
     """CROSSSLOT or MOVED for a request of the cluster face whose keys are not all of one slot that this node serves."""
-    return misplaced(session, key_slots(spec, argv))
+    ring = session.server.ring
+    return b"" if ring is None else misplaced(session, key_slots(spec, argv, ring.coordinator))
 
 
 def misplaced(session: Session, slots: list[int]) -> bytes:
@@ -58,7 +59,10 @@ def misplaced(session: Session, slots: list[int]) -> bytes:
         return b""
     if len(slots) > 1:
         return CROSS_SLOT
-    return b"" if ring.topology.serves(slots[0]) else ring.topology.moved(slots[0])
+    colocation = ring.placement.colocation if ring.placement is not None else None
+    if ring.topology.serves(slots[0]) or (colocation is not None and slots[0] in colocation.foreign):
+        return b""  # Clients know nothing of colocated keys: sent elsewhere, they would come back here for ever.
+    return ring.topology.moved(slots[0])
 
 
 def reads_first(spec: CommandSpec, argv: list[bytes]) -> bool:

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from respkv.base.errors import CommandError, CorruptionError
-from respkv.base.slots import slot_of
 from respkv.commands.ring_operation import Operation
 from respkv.commands.routing import CLUSTER_DOWN
 from respkv.commands.session import Pending, Session
@@ -56,7 +55,7 @@ class Spread:
         if width > 1 and len(argv) % width != 1:
             raise CommandError(errors.wrong_arity(self._spec.name))
         for at in range(1, len(argv), width):
-            slot = slot_of(argv[at])
+            slot = coordinator.slot_of(argv[at])
             target = coordinator.me if coordinator.mine[slot] else coordinator.primary(slot)
             if not target:
                 raise CommandError(CLUSTER_DOWN)

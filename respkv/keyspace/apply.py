@@ -186,13 +186,16 @@ class Applier:
         memtable, batch, counts = engine.memtable, engine.batch, keyspace.counts
         table, deferred, defers = memtable.table, memtable.deferred, engine.held is not None
         node, last, highest = clock.node, clock.last, keyspace.floors.highest
-        grown, last_db = 0, -1
+        grown, last_db, colocation = 0, -1, keyspace.colocation
         for _, db, key, value, expire_at_ms in effects:
             if db != last_db:
                 last_db = db
                 prefixes, rows, old_rows = keyspace.prefixes(db), cache.rows(db), cache.old.get(db)
-            at = (crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383) * keys.RECORD_KEY_AT
-            internal = prefixes[at : at + keys.RECORD_KEY_AT] + key
+            if colocation is None:
+                at = (crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383) * keys.RECORD_KEY_AT
+                internal = prefixes[at : at + keys.RECORD_KEY_AT] + key
+            else:
+                internal = keyspace.internal(db, key)
             last += 1
             row = rows.get(key)
             size = len(value)

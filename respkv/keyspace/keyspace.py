@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.ids import HASH, STRING
+from respkv.base.slots import slot_of
 from respkv.causality.dvv import EMPTY, Container, drop_flushed
 from respkv.causality.hlc import ZERO_STAMP, HybridClock
 from respkv.causality.record import (
@@ -58,6 +59,7 @@ class Keyspace:
         "actors_from",
         "cache",
         "clock",
+        "colocation",
         "conflicts",
         "counts",
         "cursors",
@@ -105,6 +107,8 @@ class Keyspace:
         self.meta_puts = 0
         #: policies for concurrent writes (keyspace/conflicts.py); None: last write wins, everywhere
         self.conflicts: Any = None
+        #: on a ring that colocates keys: what says where they lie (base/prefixes.py)
+        self.colocation: Any = None
         #: siblings are written under actors with this number or a greater one; 0: none has ever been given out
         self.actors_from = 0
         self._prefixes: dict[int, bytes] = {}
@@ -214,9 +218,16 @@ class Keyspace:
             table = self._prefixes[db] = keys.record_prefixes(db)
         return table
 
+    def slot(self, key: bytes) -> int:
+        """The slot of a user key."""
+        slot: int = slot_of(key) if self.colocation is None else self.colocation.slot(key)
+        return slot
+
     def internal(self, db: int, key: bytes) -> bytes:
         """The internal key of a user key."""
-        return keys.record_key(db, key)
+        if self.colocation is None:
+            return keys.record_key(db, key)
+        return keys.place_start(self.colocation.slot(key), db) + key
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -251,7 +262,7 @@ class Keyspace:
         return record
 
     def _load(self, db: int, key: bytes) -> Row | None:
-        internal = keys.record_key(db, key)
+        internal = self.internal(db, key)
         record = self.record(internal)
         if record is None:
             return None

@@ -145,7 +145,7 @@ class Forwards:
         """``peer`` has changed nothing and cannot carry it out: another replica is asked, this node perhaps."""
         coordinator, argv = self._dispatcher.coordinator, list(held.message.commands[0])
         spec, tried = self._dispatcher.table.resolve(argv), (*held.tried, peer)
-        target = 0 if spec is None else coordinator.substitute(key_slots(spec, argv), tried)
+        target = 0 if spec is None else coordinator.substitute(key_slots(spec, argv, coordinator), tried)
         message = held.message._replace(op=self.next_op())
         deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
         held = held._replace(target=target, tried=tried, message=message, deadline_us=deadline_us)

@@ -1,7 +1,8 @@
 """What the configuration says of keys by their beginning, put together and checked at the start of a node.
 
 ``conflict-policy`` makes the keyspace's ``Conflicts`` (with the merge functions of ``merge-file``, which the caller has
-loaded), ``level-for`` is the coordinator's; the union of all prefixes sends such keys past the fast path.
+loaded), ``level-for`` is the coordinator's, ``colocate`` the ring's; the union of all prefixes sends such keys past the
+fast path.
 
 Actors, under which siblings are written, are numbered. A number is used once, whatever is lost: numbers are given out
 below a ceiling that is in the log and synced, each start begins at the last ceiling, and a node that finds none, new or
@@ -21,6 +22,7 @@ from respkv.config.ring_kinds import Rows
 from respkv.keyspace.conflicts import Conflicts
 
 if TYPE_CHECKING:
+    from respkv.cluster.placement import Placement
     from respkv.node.node import Node
 
 #: Numbers of actors in one lease. The next is taken when half of it is used.
@@ -36,16 +38,37 @@ class BadRules(RespkvError):
 def install(node: Node, merges: Mapping[str, object]) -> None:
     """Have the node follow its rules. ``merges``: the functions of ``merge-file``. Blocking; raises BadRules."""
     conflicts = node.keyspace.conflicts = _conflicts(node, merges)
-    prefixes: list[bytes] = []
     if conflicts is not None:
-        prefixes += conflicts.prefixes()
         node.metrics.attach("siblings", conflicts.stats)
-    if node.ring is not None:
-        coordinator = node.ring.coordinator
-        if coordinator.levels_for is not None:
-            prefixes += coordinator.levels_for.prefixes
-        if conflicts is not None:
+        if node.ring is not None:
+            coordinator = node.ring.coordinator
             conflicts.may_write_back = lambda slot: coordinator.primary(slot) == coordinator.me
+    apply_rules(node)
+
+
+def on_ring(node: Node, placement: Placement, colocate: tuple[bytes, ...]) -> None:
+    """The ring is known: who the node is in it, and which keys it colocates, whatever is configured here."""
+    keyspace = node.keyspace
+    keyspace.colocation = placement.colocation
+    if keyspace.conflicts is not None:
+        keyspace.conflicts.actors.node = keyspace.clock.node
+    apply_rules(node)
+    decided = () if placement.colocation is None else tuple(sorted(placement.colocation.prefixes))
+    if decided != colocate:
+        text = b" ".join(decided).decode("utf-8", "backslashreplace") or "none"
+        node.log("warning", f"colocate: the ring was decided with these prefixes and stays so: {text}")
+
+
+def apply_rules(node: Node) -> None:
+    """Send keys with rules of their own past the fast path. Again when the ring has said which keys it colocates."""
+    keyspace = node.keyspace
+    prefixes: list[bytes] = []
+    if keyspace.conflicts is not None:
+        prefixes += keyspace.conflicts.prefixes()
+    if keyspace.colocation is not None:
+        prefixes += keyspace.colocation.prefixes
+    if node.ring is not None and node.ring.coordinator.levels_for is not None:
+        prefixes += node.ring.coordinator.levels_for.prefixes
     table = prefix_table((prefix, True) for prefix in prefixes)
     node.dispatcher.ruled = table.match if table is not None else None
 

@@ -44,6 +44,12 @@ class NodeErrands:
         assert self.ring is not None
         if self.keyspace.sighted and self.dispatcher.refusal is None:
             self.duties.end_cycle()
+        if self.keyspace.conflicts is not None:
+            # What merges have made of siblings goes to all replicas like a client's write.
+            opened = self.ring.coordinator.begin_own()
+            self.write_back()
+            if opened:
+                self.ring.coordinator.end_own()
         self.ring.seal()
 
     def after_commit(self, lsn: int) -> None:

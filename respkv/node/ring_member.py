@@ -133,6 +133,7 @@ class RingMember:
         seeds: tuple[Address, ...],
         cluster_size: int,
         replicas: int,
+        colocate: tuple[bytes, ...] = (),
         mesh: Mesh,
         fs: FileSystem,
         directory: str,
@@ -173,7 +174,7 @@ class RingMember:
         self._ring_said = False
         claim_directory(fs, directory)
         self._incarnation = self._load_incarnation()
-        self._formation = self._load_formation(seeds, cluster_size, replicas)
+        self._formation = self._load_formation(seeds, cluster_size, replicas, colocate)
         found = self._formation.ring
         if found is None:
             mesh.set_seeds(seeds)
@@ -386,7 +387,9 @@ class RingMember:
             self._log("warning", f"{path} is damaged; starting without it")
         return found or 0
 
-    def _load_formation(self, seeds: tuple[Address, ...], cluster_size: int, replicas: int) -> Formation:
+    def _load_formation(
+        self, seeds: tuple[Address, ...], cluster_size: int, replicas: int, colocate: tuple[bytes, ...]
+    ) -> Formation:
         """The formation as it was saved. Raises RingProblem."""
         path = f"{self._directory}/{CLUSTER_FILE}"
         saved = self._fs.read_all(path) if self._fs.exists(path) else None
@@ -401,6 +404,7 @@ class RingMember:
                 rng=self._rng,
                 cluster_size=cluster_size,
                 replicas=replicas,
+                colocate=colocate,
                 seeds=seeds,
                 saved=saved,
             )

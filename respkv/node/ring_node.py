@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.base.prefixes import prefix_table
-from respkv.base.slots import SLOT_COUNT, slot_of
+from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import ClockSkewError
 from respkv.cluster.membership import Membership
 from respkv.cluster.placement import Placement
@@ -30,6 +30,7 @@ from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec
 from respkv.keyspace.leaf_sums import LeafSums
+from respkv.node import key_rules
 from respkv.node.clock_alarm import ClockAlarm
 from respkv.node.forwards import Forwards
 from respkv.node.mesh import Mesh
@@ -120,6 +121,7 @@ class RingNode:
             seeds=settings.seeds,
             cluster_size=settings.cluster_size,
             replicas=settings.replicas,
+            colocate=settings.colocate,
             mesh=self.mesh,
             fs=node.fs,
             directory=directory,
@@ -260,7 +262,7 @@ class RingNode:
 
     def is_acting_primary(self, key: bytes) -> bool:
         """Whether this node is the first live replica of a key."""
-        return self.placement is not None and self.coordinator.primary(slot_of(key)) == self.me
+        return self.placement is not None and self.coordinator.primary(self.placement.slot_of(key)) == self.me
 
     def speaks_cluster(self, local_address: str, *, unix: bool) -> bool:
         """Whether a connection speaks the cluster face, by the port that it came to."""
@@ -274,22 +276,12 @@ class RingNode:
     def seal(self) -> None:
         """The cycle's requests and messages are done; its commit comes next."""
         self.pubsub.seal()
-        self._write_back()
         self.coordinator.seal(self.node.now_us)
         self.forwards.seal()
         if self._acks:
             acks, self._acks = self._acks, {}
             for peer, (done, refused) in acks.items():
                 self.send(peer, WriteAcks(done, tuple(refused)))
-
-    def _write_back(self) -> None:
-        """What merges have made of siblings goes to all replicas like a client's write."""
-        conflicts = self.node.keyspace.conflicts
-        if conflicts is not None and conflicts.merged:
-            opened = self.coordinator.begin_own()
-            self.node.write_back()
-            if opened:
-                self.coordinator.end_own()
 
     def before_commit(self) -> None:
         """The open batch is about to be logged."""
@@ -471,12 +463,11 @@ class RingNode:
     def _on_ring(self, ring: Ring, placement: Placement) -> None:
         settings, me = self.settings, self.member.me
         self.node.keyspace.clock.node = me
-        if self.node.keyspace.conflicts is not None:
-            self.node.keyspace.conflicts.actors.node = me
         quorums = Quorums(
             replicas=placement.replicas, reads=settings.read_quorum, writes=settings.write_quorum
         )
         self.coordinator.configure(placement, me, quorums, settings.level)
+        key_rules.on_ring(self.node, placement, settings.colocate)
         self.repair.on_ring(placement, me)
         self.watch.me = me
         self.node.log("notice", f"Member {me} of a ring of {len(ring.members)} nodes, epoch {ring.epoch}")

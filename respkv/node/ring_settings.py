@@ -31,8 +31,6 @@ _SECRET_WISHED: Final = 16
 _CURRENT: Final = "CURRENT"
 _STORE: Final = (_CURRENT, "tables", "wal")
 _WILDCARDS: Final = ("*", "0.0.0.0", "::", "::*")
-#: Until the rooms that are to follow them do.
-_UNBUILT: Final = ("colocate",)
 _LOOPBACK: Final = "127.0.0.1"
 
 
@@ -65,6 +63,8 @@ class RingSettings:
     sloppy: bool
     #: (prefix, level) of keys whose level is another one
     levels_for: tuple[tuple[bytes, int], ...]
+    #: prefixes whose keys share one slot, ascending; the founder decides for all
+    colocate: tuple[bytes, ...]
     #: lines for the log: it works, but perhaps not as meant
     warnings: tuple[str, ...]
 
@@ -90,7 +90,6 @@ def ring_settings(config: ConfigStore, directory_listing: Iterable[str]) -> Ring
 
     RingProblem when the directives contradict each other or the directory.
     """
-    _check_unbuilt(config)
     names = list(directory_listing)
     seeds = tuple(split_address(word) for word in config.words("join"))
     bootstrap, size = config.flag("bootstrap"), config.integer("cluster-size")
@@ -113,13 +112,6 @@ def ring_settings(config: ConfigStore, directory_listing: Iterable[str]) -> Ring
             " data of a single node, which a ring cannot take over yet; name another one with dir and copy the keys"
         )
     return _settings(config, size if bootstrap else 0, seeds)
-
-
-def _check_unbuilt(config: ConfigStore) -> None:
-    """RingProblem for what is described but not there yet: to go on without it would lose what somebody relies on."""
-    for name in _UNBUILT:
-        if config.value(name):
-            raise RingProblem(f"{name} has no effect in this version, and it is not safe to ignore: remove it")
 
 
 def _check_single(config: ConfigStore, names: list[str]) -> None:
@@ -172,6 +164,7 @@ def _settings(config: ConfigStore, size: int, seeds: tuple[Address, ...]) -> Rin
         write_quorum=write_quorum,
         level=levels.BY_NAME[config.string("consistency-level").encode()],
         sloppy=config.flag("sloppy-quorum"),
+        colocate=tuple(sorted(as_bytes(prefix) for prefix in config.words("colocate"))),
         levels_for=tuple(
             (as_bytes(prefix), levels.BY_NAME[word.encode()])
             for prefix, word in cast(Rows, config.value("level-for"))

@@ -181,7 +181,8 @@ class RingWatch:
 
     def _tell_stamp(self, db: int, text: str) -> Facts:
         try:
-            internal = keys.record_key(db, text.encode("latin-1"))
+            key = text.encode("latin-1")
+            internal = keys.place_start(self._replica.slot(key), db) + key
         except (UnicodeEncodeError, OverflowError, ValueError) as error:
             raise ProtocolError("a status section of a key that is none") from error
         stamp = b""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final
 
 from respkv.base.prefixes import PrefixTable
-from respkv.base.slots import SLOT_COUNT
+from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.cluster.placement import Placement
 from respkv.keyspace import keys
 from respkv.replication.levels import ALL, EVENTUAL, QUORUM, Quorums
@@ -39,7 +39,7 @@ class Coordinator:
         "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_open", "_own",
         "_own_from", "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tick_us", "asks",
         "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready", "replica",
-        "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
+        "slot_of", "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,8 @@ class Coordinator:
         )
         self.me = 0
         self.placement: Placement | None = None
+        #: key -> slot, on this ring
+        self.slot_of: Callable[[bytes], int] = slot_of
         self.quorums = Quorums(replicas=1)
         #: the level of sessions that did not choose one
         self.level = QUORUM
@@ -113,6 +115,7 @@ class Coordinator:
     def configure(self, placement: Placement, me: int, quorums: Quorums, level: int = QUORUM) -> None:
         """The ring is known. O(slots)."""
         self.placement, self.me, self.quorums, self.level = placement, me, quorums, level
+        self.slot_of = placement.slot_of
         sets: dict[tuple[int, ...], int] = {}
         set_of: list[int] = []
         for slot, replicas in enumerate(placement.table):

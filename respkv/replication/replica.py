@@ -87,6 +87,10 @@ class Replica:
         """Wall clock of the cycle."""
         return self._keyspace.now_ms
 
+    def slot(self, key: bytes) -> int:
+        """The slot of a user key."""
+        return self._keyspace.slot(key)
+
     @property
     def meta_puts(self) -> int:
         """Grows with each fact of the node itself that is put into the open batch."""

@@ -163,7 +163,12 @@ _RING: Final = (
         " configuration file when the path is relative. The same on all nodes.",
         mutable=False,
     ),
-    Directive("colocate", Prefixes(), (), "Put all keys with this beginning into one slot.", mutable=False),
+    Directive("colocate",
+        Prefixes(),
+        (),
+        "Put all keys with this beginning into one slot of the ring; those of the founder count, for good.",
+        mutable=False,
+    ),
     Directive(
         "sloppy-quorum",
         Flag(),

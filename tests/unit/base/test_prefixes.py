@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from respkv.base.prefixes import PrefixTable, prefix_table
+from respkv.base.prefixes import Colocation, PrefixTable, prefix_table
+from respkv.base.slots import slot_of
 
 
 def test_the_longest_prefix_counts_whatever_the_order() -> None:
@@ -34,3 +35,12 @@ def test_no_rows_are_no_table() -> None:
 def test_there_may_be_more_prefixes_than_groups_were_once_allowed() -> None:
     table = PrefixTable([(b"%d:" % number, number) for number in range(1000)])
     assert [table.find(b"%d:x" % number) for number in (0, 99, 100, 999)] == [0, 99, 100, 999]
+
+
+def test_the_keys_of_a_prefix_lie_in_its_slot() -> None:
+    found = Colocation([b"jobs:", b"jobs:old:", b"{t}:"])
+    assert found.slot(b"jobs:1") == found.slot(b"jobs:{2}") == slot_of(b"jobs:") != slot_of(b"jobs:1")
+    assert found.slot(b"jobs:old:1") == slot_of(b"jobs:old:") and found.slot(b"job") == slot_of(b"job")
+    assert found.foreign == {slot_of(b"jobs:"), slot_of(b"jobs:old:")}
+    # Where Redis puts them as well, clients need no help.
+    assert found.slot(b"{t}:1") == slot_of(b"t") == slot_of(b"{t}:1")

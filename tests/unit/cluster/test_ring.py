@@ -56,6 +56,23 @@ def test_a_ring_comes_back_as_it_was(count: int) -> None:
     assert Ring.decode(ring.encode()).encode() == ring.encode()
 
 
+def test_colocated_prefixes_are_part_of_the_ring() -> None:
+    plain = golden_ring()
+    ring = replace(plain, colocate=(b"a", b"jobs:", b"\xff" * 255))
+    data = ring.encode()
+    assert Ring.decode(data) == ring and data[6] == 2 and plain.encode()[6] == 1
+    body = data[:-8]
+    for end in range(len(plain.encode()) - 8, len(body)):
+        with pytest.raises(BadRing):
+            Ring.decode(sealed(body[:end]))
+    for colocate in ((b"b", b"a"), (b"a", b"a"), (b"",), (b"x" * 256,), tuple(b"%04d" % at for at in range(257))):
+        with pytest.raises(BadRing, match="colocate"):
+            replace(plain, colocate=colocate).encode()
+    none = plain.encode()[:-8]
+    with pytest.raises(BadRing, match="colocated prefixes are 1 to"):
+        Ring.decode(sealed(none[:6] + b"\x02\x00" + none[8:] + b"\x00\x00"))
+
+
 def test_random_rings_come_back_as_they_were() -> None:
     rng = random.Random(3)
     for _ in range(200):
@@ -117,7 +134,7 @@ def test_garbage_with_a_right_checksum_is_refused_or_canonical() -> None:
         (b"", "size"),
         (bytes(ring_module.ENCODED_MAX + 1), "size"),
         (bytes(200), "not a ring"),
-        (altered(6, b"\x02\x00"), "format 2, this program knows 1"),
+        (altered(6, b"\x03\x00"), "format 3, this program knows 1 and 2"),
         (altered(42, b"\x80\x00"), "128 tokens"),
         (altered(44, b"\xff\xff"), "counts and bytes disagree"),
         (altered(46, b"\xff\xff"), "counts and bytes disagree"),

@@ -60,7 +60,9 @@ class SmallRing:
     """``values`` are directives; blanks divide the words of one."""
 
     def __init__(self, nodes: int = 3, *, make_node: Callable[..., Node] = Node, seed: int = 1, **values: str) -> None:
-        given = {name.replace("_", "-"): '" "'.join(value.split(" ")) for name, value in values.items()}
+        # The simulated disks hold whole log segments, which are as large as the memtable wants them.
+        given = {"memtable-bytes": "262144"}
+        given |= {name.replace("_", "-"): '" "'.join(value.split(" ")) for name, value in values.items()}
         self.cluster = Cluster(Plan(seed, nodes=nodes, directives=given, make_node=make_node))
         for machine in self.cluster.machines:
             machine.start()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from respkv.base.errors import CommandError
+from respkv.base.slots import slot_of
 from respkv.commands.session import Pending, Session
 from respkv.commands.table import build_table
 from respkv.node.forwards import FORWARD_TIMEOUT_US, Forwards
@@ -28,7 +29,7 @@ class World:
         self.replies: list[bytes | Pending] = []
         self.executed: list[Session] = []
         self.server: Any = FakeServer()
-        coordinator = SimpleNamespace(me=1, substitute=self.substitute)
+        coordinator = SimpleNamespace(me=1, substitute=self.substitute, slot_of=slot_of)
         dispatcher: Any = SimpleNamespace(table=build_table(), coordinator=coordinator, execute=self.execute)
         self.forwards = Forwards(
             self.server, dispatcher, send=self.send, linked=lambda short: short in self.live, first_op=100

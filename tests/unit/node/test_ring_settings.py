@@ -73,7 +73,6 @@ def test_what_makes_a_node_of_a_ring(text: str, names: list[str] | None) -> None
         (FOUNDER + "replication-factor 1\nwrite-quorum 2", None, "write-quorum is 2"),
         (FOUNDER + "bind 10.0.0.1", None, "reach this one at 10.0.0.1, but cluster-secret is empty"),
         (FOUNDER + "cluster-announce-bus-ip other", None, "at other, but cluster-secret is empty"),
-        (FOUNDER + "colocate a:", None, "colocate has no effect"),
     ],
 )
 def test_what_cannot_be(text: str, names: list[str] | None, reason: str) -> None:
