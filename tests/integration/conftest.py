@@ -21,6 +21,7 @@ import respkv
 
 _ROOT = str(Path(respkv.__file__).resolve().parent.parent)
 _START_S = 60.0
+_READY = "Ready to accept connections"
 _STOP_S = 60.0
 
 
@@ -37,6 +38,7 @@ class ServerProcess:
         # Small logs and ballast: a test run starts many servers, and each would take 600 MB of disk by default.
         self.directives = {"bind": self.host, "memtable-bytes": "16mb", "ballast-bytes": "1mb", **given}
         self.process: subprocess.Popen[bytes] | None = None
+        self._ready_before = 0
 
     def command(self) -> list[str]:
         """The command line."""
@@ -47,13 +49,22 @@ class ServerProcess:
 
     def start(self) -> ServerProcess:
         """Start and wait until it accepts; AssertionError with its log when it does not."""
-        seen = self.log_text().count("Ready to accept connections")
+        self.launch()
+        return self.wait_ready()
+
+    def launch(self) -> None:
+        """Begin to start."""
+        self._ready_before = self.log_text().count(_READY)
         with open(self.stderr, "ab") as stderr:
             self.process = subprocess.Popen(
                 self.command(), stdout=stderr, stderr=stderr, env={**os.environ, "PYTHONPATH": _python_path()}
             )
+
+    def wait_ready(self) -> ServerProcess:
+        """Wait until it accepts; AssertionError with its log when it does not."""
+        assert self.process is not None
         give_up = time.monotonic() + _START_S
-        while self.log_text().count("Ready to accept connections") == seen:
+        while self.log_text().count(_READY) == self._ready_before:
             assert self.process.poll() is None, f"it ended with {self.process.returncode}: {self.report()}"
             assert time.monotonic() < give_up, f"it does not start: {self.report()}"
             time.sleep(0.01)

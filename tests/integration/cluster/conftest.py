@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import socket
 import tempfile
 import threading
@@ -171,7 +172,9 @@ class Ring:
     def start(self) -> Ring:
         """Start all nodes and wait until they are one ring."""
         for node in self.nodes.values():
-            node.start()
+            node.launch()
+        for node in self.nodes.values():
+            node.wait_ready()
         self.wait_whole()
         if self.network is not None:
             for number in self.nodes:
@@ -186,6 +189,9 @@ class Ring:
         with contextlib.ExitStack() as stack:
             if self.network is not None:
                 stack.callback(self.network.close)
+            for node in self.nodes.values():
+                if node.process is not None and node.process.poll() is None:
+                    node.signal(signal.SIGTERM)
             for node in self.nodes.values():
                 # Each is ended, also when another one has left a trace of a bug.
                 stack.callback(node.end)

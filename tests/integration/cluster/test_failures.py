@@ -204,17 +204,24 @@ class Load:
         ]
 
     def __enter__(self) -> Load:
-        out = subprocess.DEVNULL
-        self._running = [subprocess.Popen(command, stdout=out, stderr=out) for command in self._commands]
+        self._outputs = [os.memfd_create("output") for _ in self._commands]
+        self._running = [
+            subprocess.Popen(command, stdout=output, stderr=output)
+            for command, output in zip(self._commands, self._outputs)
+        ]
         return self
 
     def __exit__(self, *exc: object) -> None:
         for process in self._running:
             process.kill()
             process.wait()
+        for output in self._outputs:
+            os.close(output)
 
-    def works(self) -> bool:
-        return all(process.poll() is None for process in self._running)
+    def problems(self) -> list[bytes]:
+        """The last words of those that have ended: an error reply ends them."""
+        ended = [output for process, output in zip(self._running, self._outputs) if process.poll() is not None]
+        return [os.pread(output, 1 << 20, 0)[-200:] for output in ended]
 
 
 needs_benchmark = pytest.mark.skipif(shutil.which("redis-benchmark") is None, reason="redis-benchmark is not installed")
@@ -229,7 +236,7 @@ def test_nobody_is_taken_for_dead_under_load(ring: Ring) -> None:
     words = (f"{strings} -t set,get", f"{strings} -t set -P 64", "-r 1000 HSET h:__rand_int__ f v")
     with Load(ring, [1, 2, 3], *words) as load:
         time.sleep(LOAD_S)
-        assert load.works()
+        assert load.problems() == []
         during = {number: ring.status(number) for number in ring.nodes}
     for number, status in during.items():
         for name in (b"deaths", b"mesh_overflows"):
@@ -265,7 +272,7 @@ def test_a_peer_that_does_not_read_costs_its_queue(ring3: Ring) -> None:
             during = {number: ring3.status(number) for number in (1, 2)}
         finally:
             ring3.nodes[3].signal(signal.SIGCONT)
-        assert load.works()
+        assert load.problems() == []
     for number in (1, 2):
         assert during[number][b"groups_met"] > before[number][0][b"groups_met"] + 20
         assert during[number][b"groups_failed"] == before[number][0][b"groups_failed"]
@@ -294,7 +301,9 @@ def everything(ring: Ring, number: int) -> dict[bytes, Any]:
         pipe = client.pipeline(transaction=False)
         keys = sorted(client.scan_iter(count=1000))
         for key in keys:
-            (pipe.hgetall if key.startswith(b"hash") else pipe.get)(key)
+            pipe.type(key)
+        for key, kind in zip(keys, pipe.execute()):
+            (pipe.hgetall if kind == b"hash" else pipe.get)(key)
         return dict(zip(keys, pipe.execute()))
 
 
