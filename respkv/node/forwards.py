@@ -31,12 +31,13 @@ SESSIONS_MAX: Final = 20_000
 
 
 class _Open(NamedTuple):
-    """``tried``: who has said that it cannot carry the request out."""
+    """``tried``: who cannot carry the request out. ``reads``: it may be executed any number of times."""
 
     pending: Pending
     target: int
     deadline_us: int
     writes: bool
+    reads: bool
     message: Forward
     tried: tuple[int, ...] = ()
 
@@ -104,6 +105,7 @@ class Forwards:
         """
         specs = [self._dispatcher.table.resolve(argv) for argv in commands]
         writes = any(spec is None or spec.flags & Flag.WRITE for spec in specs)
+        reads = all(spec is not None and spec.flags & Flag.READONLY for spec in specs)
         if len(self._open) >= FORWARDS_MAX:
             raise CommandError(errors.TRY_AGAIN)
         if not self._linked(target):
@@ -118,7 +120,7 @@ class Forwards:
         self.sent += 1
         pending = Pending()
         deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
-        self._open[op] = _Open(pending, target, deadline_us, writes, message)
+        self._open[op] = _Open(pending, target, deadline_us, writes, reads, message)
         return pending
 
     def seal(self) -> None:
@@ -246,13 +248,16 @@ class Forwards:
             self._forget(place)
 
     def target_lost(self, peer: int) -> None:
-        """It is believed to be gone, though its link stands: what it was asked to do is given up, and who waits can go
-        on elsewhere. What has not left yet was not done."""
+        """It is believed to be gone, though its link may stand: what only reads is asked elsewhere, of the rest nobody
+        knows what became of it. What has not left yet was not done."""
         for target, message in self._unsent:
             if target == peer and message.op in self._open:
                 self._open.pop(message.op).pending.complete(errors.NO_REPLICAS)
         for op in [op for op, held in self._open.items() if held.target == peer]:
-            self._give_up(op)
+            if self._open[op].reads:
+                self._ask_another(self._open.pop(op), peer, errors.NO_REPLICAS)
+            else:
+                self._give_up(op)
 
     def late(self, now_us: int) -> list[int]:
         """The target of the oldest open request, when that takes longer than LATE_US. O(1)."""

@@ -46,6 +46,26 @@ def test_a_primary_that_stands_still_is_routed_around(phase_us: int) -> None:
     assert now() - began < 10_000 * len(clients)
 
 
+@pytest.mark.parametrize("gone", ["paused", "killed"])
+def test_a_read_for_a_node_that_is_gone_is_made_elsewhere(gone: str) -> None:
+    """A node that has no copy asks one that has; when that is gone it asks another, and the client sees no error."""
+    ring = SimulatedRing(4)
+    node = ring.node(1).ring
+    keys = [f"k{at}" for at in range(99)]
+    key = next(key for key in keys if not node.coordinator.mine[slot_of(key.encode())])
+    client, now = ring.connect(1), lambda: ring.cluster.schedule.now_us
+    assert client("SET", key, "v") == b"OK" and client("GET", key) == b"v"
+    first = node.coordinator.primary(slot_of(key.encode()))
+    machine = next(ring.cluster.machines[n - 1] for n in (2, 3, 4) if ring.node(n).ring.me == first)
+    if gone == "paused":
+        machine.pause(60 * _S)
+    else:
+        machine.kill()
+    began = now()
+    assert [client("GET", key), client("STRLEN", key)] == [b"v", 1]
+    assert now() - began < AGAIN_US and node.stats()["forwards_open"] == 0
+
+
 def test_merkle_roots_are_told() -> None:
     """Equal where the copies are; a change shows at whoever has it."""
     ring = SimulatedRing(3, enable_debug_command="yes")
