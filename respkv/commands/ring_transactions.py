@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from respkv.base.errors import CommandError
+from respkv.base.errors import CommandError, CorruptionError
 from respkv.commands.ring_operation import Transaction
 from respkv.commands.routing import CLUSTER_DOWN, NO_COMMON_OWNER, NOT_SERVED, key_slots, level_of, misplaced
 from respkv.commands.session import Pending, Session
@@ -96,7 +96,7 @@ def execute(
                 coordinator.tell_stand_ins(transaction.told, slots, write=True)
             return transaction.start()
         pending = dispatcher.pass_on(session, target, [[b"MULTI"], *queue, argv], level)
-    except CommandError:
+    except (CommandError, CorruptionError):
         leave(dispatcher, session)
         end_multi(session)
         raise

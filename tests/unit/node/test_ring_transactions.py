@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from respkv.base.errors import CorruptionError
 from respkv.base.slots import slot_of
+from respkv.commands.transactions import Runner
 from tests.unit.commands.harness import ErrorText
 from tests.unit.node.simulated_ring import Connection, SimulatedRing
 from tests.unit.node.test_spread import apart, strangers
@@ -105,6 +107,18 @@ def test_mistakes_in_a_transaction(ring: SimulatedRing) -> None:
         assert client("EXEC") == ErrorText("ERR EXEC without MULTI")
         assert client("MULTI") == b"OK" and client("WATCH", "s") == ErrorText("ERR WATCH inside MULTI is not allowed")
         assert client("DISCARD") == b"OK"
+
+
+def test_damage_met_by_exec_ends_the_transaction(three: SimulatedRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(*_: object) -> None:
+        raise CorruptionError("/db/tables/1", 0, "planted")
+
+    monkeypatch.setattr(Runner, "rehearse", damaged)
+    for number in range(1, 4):
+        client = three.connect(number)
+        assert str(transact(client, ("INCR", "k"))).startswith("CORRUPT")
+        assert client("PING") == b"PONG", "not queued"
+        assert transact(client, ("INCR", "k")).startswith("CORRUPT")
 
 
 def test_keys_without_a_common_owner_are_refused_whole(seven: SimulatedRing) -> None:
