@@ -448,6 +448,14 @@ class Mesh:
         writer = link.writer
         return writer.queued_bytes <= QUEUE_BYTES and writer.queued_messages <= QUEUE_MESSAGES
 
+    def spare(self, short: int) -> int:
+        """How many messages may be sent to ``short`` before half of its queue is taken: for what is less urgent than
+        writes, which would be held back by a full one. 0 without a link."""
+        link = self._by_short.get(short)
+        if link is None or link.writer.queued_bytes > QUEUE_BYTES // 2:
+            return 0
+        return max(0, QUEUE_MESSAGES // 2 - link.writer.queued_messages)
+
     def send(self, short: int, message: tuple[Any, ...]) -> bool:
         """Queue a message for a member; it leaves after the commit. False, and nothing is queued: no link, or a message
         longer than a peer takes. True promises nothing about its arrival."""

@@ -149,7 +149,7 @@ class RingNode:
             self.repair, self.replica, send=self.send, live=self.live, next_seq=self._next_seq,
             now_us=lambda: node.now_us,
         )  # fmt: skip
-        self.pubsub = RingPubSub(node.pubsub, send=self.send, room=self.mesh.room)
+        self.pubsub = RingPubSub(node.pubsub, send=self.send, spare=self.mesh.spare)
         self.walks = RingWalk(node, dispatcher, send=self.send, next_op=self.forwards.next_op)
         dispatcher.coordinator = self.coordinator
         dispatcher.work = self

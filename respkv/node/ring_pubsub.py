@@ -5,12 +5,16 @@ Each node tells every peer, once for each cycle, how many subscribers of which c
 each, and is delivered there to those of that node only: it is never passed on. As with one node, it is sent at most
 once: a peer that is away, or takes too little of what it is sent, misses it.
 
+A message waits here while half of what may wait for a peer is taken, so that messages never hold up writes; beyond
+BACKLOG_BYTES for a peer they are dropped, and counted.
+
 Bounds: names told cost their length and NAME_COST. A node whose names cost more than INTEREST_BYTES asks for everything
 instead, until they cost half of that; so a peer costs INTEREST_BYTES at most. Then its subscribers are not counted.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
@@ -22,6 +26,11 @@ from respkv.wire.messages import CHANNEL, EVERYTHING, PATTERN, SHARD_CHANNEL, In
 
 INTEREST_BYTES: Final = 16 * MIB
 NAME_COST: Final = 200
+BACKLOG_BYTES: Final = 16 * MIB
+#: Beside its bytes.
+MESSAGE_COST: Final = 200
+#: Of messages that waited, so many bytes go in one cycle.
+_BYTES_PER_CYCLE: Final = 4 * MIB
 _KINDS: Final = (CHANNEL, SHARD_CHANNEL, PATTERN)
 
 Name = tuple[int, bytes]
@@ -71,11 +80,27 @@ class Names:
         assert self.cost == sum(len(name) + NAME_COST for table in self.tables.values() for name in table)
 
 
+class _Peer:
+    """A peer with a link: what its clients listen to, and messages that wait for it, ``cost`` bytes of them."""
+
+    __slots__ = ("backlog", "cost", "names")
+
+    def __init__(self) -> None:
+        self.names = Names()
+        self.backlog: deque[Publish] = deque()
+        self.cost = 0
+
+
+def _cost(message: Publish) -> int:
+    return len(message.channel) + len(message.message) + MESSAGE_COST
+
+
 class RingPubSub:
-    """Implements ``commands.pubsub.Others``. ``room(short)``: the peer takes what it is sent."""
+    """Implements ``commands.pubsub.Others``. ``spare(short)``: how many messages a peer may be sent now."""
 
     __slots__ = (
-        "_asks_all", "_limit", "_own", "_peers", "_pubsub", "_room", "_send", "dropped", "received", "sent",
+        "_asks_all", "_limit", "_own", "_peers", "_pubsub", "_send", "_spare", "_waiting", "dropped", "received",
+        "sent",
     )  # fmt: skip
 
     def __init__(
@@ -83,19 +108,20 @@ class RingPubSub:
         pubsub: PubSub,
         *,
         send: Callable[[int, Any], bool],
-        room: Callable[[int], bool],
+        spare: Callable[[int], int],
         limit: int = INTEREST_BYTES,
     ) -> None:
         self._pubsub = pubsub
         self._send = send
-        self._room = room
+        self._spare = spare
         self._limit = limit
         #: what this node's clients listen to, as it was told to all peers
         self._own = Names()
         #: that was too much, and all peers were asked for everything
         self._asks_all = False
-        #: peers with a link
-        self._peers: dict[int, Names] = {}
+        self._peers: dict[int, _Peer] = {}
+        #: peers for which messages wait
+        self._waiting: dict[int, None] = {}
         self.sent = self.received = self.dropped = 0
         pubsub.others = self
 
@@ -104,33 +130,53 @@ class RingPubSub:
     def publish(self, kind: int, channel: bytes, message: bytes) -> int:
         """Send a message to the peers that want it; how many subscribers they have, as far as is known."""
         total = 0
-        for short, names in self._peers.items():
-            wanted, count = names.wants(kind, channel)
+        sent: Publish | None = None
+        for short, peer in self._peers.items():
+            wanted, count = peer.names.wants(kind, channel)
             if not wanted:
                 continue
-            if self._room(short) and self._send(short, Publish(kind, channel, message)):
-                self.sent += 1
-                total += count
-            else:
+            sent = sent or Publish(kind, channel, message)
+            if peer.backlog and peer.cost + _cost(sent) > BACKLOG_BYTES:
                 self.dropped += 1
+                continue
+            peer.backlog.append(sent)
+            peer.cost += _cost(sent)
+            self._waiting[short] = None
+            total += count
         return total
 
     def subscribers(self, kind: int) -> dict[bytes, int]:
         """Name -> subscribers at peers. O(names)."""
         found: dict[bytes, int] = {}
-        for names in self._peers.values():
-            for name, count in names.tables[kind].items():
+        for peer in self._peers.values():
+            for name, count in peer.names.tables[kind].items():
                 found[name] = found.get(name, 0) + count
         return found
 
     # -- telling -----------------------------------------------------------------------------------
 
     def seal(self) -> None:
-        """The end of a cycle: tell what has changed in it."""
-        changes = self._pubsub.changes
-        if not changes:
-            return
-        self._pubsub.changes = {}
+        """The end of a cycle: tell what has changed in it, send what there is room for."""
+        if self._pubsub.changes:
+            self._tell()
+        for short in list(self._waiting):
+            self._flush(short, self._peers[short])
+
+    def _flush(self, short: int, peer: _Peer) -> None:
+        left, spare = _BYTES_PER_CYCLE, self._spare(short)
+        backlog = peer.backlog
+        while backlog and spare > 0 and left > 0:
+            message = backlog.popleft()
+            cost = _cost(message)
+            peer.cost -= cost
+            left -= cost
+            spare -= 1
+            self.sent += self._send(short, message)
+        if not backlog:
+            del self._waiting[short]
+
+    def _tell(self) -> None:
+        changes, self._pubsub.changes = self._pubsub.changes, {}
         own = self._own
         added: list[Name] = []
         removed: list[Name] = []
@@ -152,20 +198,23 @@ class RingPubSub:
     def on_link(self, short: int, up: bool) -> None:
         """The link to a member has come up, or has ended."""
         if up:
-            self._peers[short] = Names()
+            self._peers[short] = _Peer()
+            self._waiting.pop(short, None)
             self._send(short, self._whole())
         else:
             self._peers.pop(short, None)
+            self._waiting.pop(short, None)
 
     # -- what peers say ----------------------------------------------------------------------------
 
     def on_interest(self, short: int, message: Interest) -> None:
         """A peer tells what it wants. ProtocolError for nonsense."""
-        if short not in self._peers:
+        peer = self._peers.get(short)
+        if peer is None:
             return
         if message.reset:
-            self._peers[short] = Names()
-        names = self._peers[short]
+            peer.names = Names()
+        names = peer.names
         for kind, name in message.added:
             if kind == EVERYTHING:
                 names.everything = True
@@ -193,11 +242,16 @@ class RingPubSub:
             "publishes_sent": self.sent,
             "publishes_received": self.received,
             "publishes_dropped": self.dropped,
-            "interest_bytes": sum(names.cost for names in self._peers.values()),
+            "publishes_waiting": sum(len(peer.backlog) for peer in self._peers.values()),
+            "publish_bytes_waiting": sum(peer.cost for peer in self._peers.values()),
+            "interest_bytes": sum(peer.names.cost for peer in self._peers.values()),
         }
 
     def check_invariants(self) -> None:
         """Between cycles everything is told."""
         assert not self._pubsub.changes
-        for names in (self._own, *self._peers.values()):
-            names.check_invariants()
+        self._own.check_invariants()
+        for short, peer in self._peers.items():
+            peer.names.check_invariants()
+            assert peer.cost == sum(map(_cost, peer.backlog))
+            assert bool(peer.backlog) == (short in self._waiting)

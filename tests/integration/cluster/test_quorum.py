@@ -195,6 +195,22 @@ def test_messages_reach_subscribers_of_every_node(ring: Ring) -> None:
         wait_until(lambda: client.publish("news", "nobody hears") == 0, 5)
 
 
+def test_a_flood_of_messages_arrives_in_order(ring: Ring) -> None:
+    count = 10_000
+    subscriber = ring.nodes[3].client().pubsub(ignore_subscribe_messages=True)
+    subscriber.subscribe("flood")
+    subscriber.get_message(timeout=5)
+    with ring.client(1) as client:
+        wait_until(lambda: dict(client.pubsub_numsub("flood")) == {b"flood": 1}, 5)
+        pipe = client.pipeline(transaction=False)
+        for at in range(count):
+            pipe.publish("flood", at)
+        assert pipe.execute() == [1] * count
+        assert client.set("k", "v")
+    assert [int(subscriber.get_message(timeout=5)["data"]) for _ in range(count)] == list(range(count))
+    subscriber.close()
+
+
 def test_every_copy_is_equal(ring: Ring) -> None:
     """ALL is acknowledged by every replica: then each holds it by itself."""
     keys = [f"all-{at}" for at in range(100)]

@@ -447,6 +447,23 @@ def test_room_ends_before_the_link_does() -> None:
     assert low.mesh.queued(HIGH)[1] <= mesh.QUEUE_BYTES + MIB
 
 
+def test_what_is_less_urgent_has_half_of_the_room() -> None:
+    low, high = Node(LOW), Node(HIGH)
+    assert low.mesh.spare(HIGH) == 0
+    wire = Wire(low, high)
+    half = mesh.QUEUE_MESSAGES // 2
+    before = low.mesh.queued(HIGH)[0]
+    assert low.mesh.spare(HIGH) == half - before
+    for number in range(half - before):
+        low.mesh.send(HIGH, RingPull(number))
+    assert low.mesh.spare(HIGH) == 0 and low.mesh.room(HIGH)
+    wire.pump()
+    assert low.mesh.spare(HIGH) == half
+    while low.mesh.queued(HIGH)[1] <= mesh.QUEUE_BYTES // 2:
+        assert low.mesh.spare(HIGH) and low.mesh.send(HIGH, Writes(1, 0, bytes(MIB - 100)))
+    assert low.mesh.spare(HIGH) == 0 and low.mesh.room(HIGH)
+
+
 @pytest.mark.parametrize(("size", "count"), [(0, 4 * mesh.QUEUE_MESSAGES), (MIB - 100, 4 * mesh.QUEUE_BYTES // MIB)])
 def test_a_peer_that_does_not_read_costs_its_queue_and_its_link(size: int, count: int) -> None:
     low, high, middle = Node(LOW), Node(HIGH), Node(MIDDLE)

@@ -10,7 +10,7 @@ import pytest
 from respkv.base.errors import ProtocolError
 from respkv.base.slots import slot_of
 from respkv.commands.pubsub import PubSub
-from respkv.node.ring_pubsub import NAME_COST, RingPubSub
+from respkv.node.ring_pubsub import MESSAGE_COST, NAME_COST, RingPubSub
 from respkv.wire.messages import CHANNEL, EVERYTHING, PATTERN, SHARD_CHANNEL, Interest, Publish
 from tests.unit.commands.fake_server import FakeServer
 from tests.unit.node.simulated_ring import Connection, SimulatedRing
@@ -26,8 +26,9 @@ class Rig:
         self.fake.pubsub = PubSub()
         self.sent: list[tuple[int, Any]] = []
         self.full: list[int] = []
+        self.spare = 1000
         self.ring = RingPubSub(
-            self.fake.pubsub, send=self.send, room=lambda short: short not in self.full, limit=limit
+            self.fake.pubsub, send=self.send, spare=lambda short: 0 if short in self.full else self.spare, limit=limit
         )
         for short in peers:
             self.ring.on_link(short, True)
@@ -93,13 +94,33 @@ def test_a_message_goes_where_it_is_wanted() -> None:
     ]
     client.session.cluster_face = True
     assert client("PUBLISH", "news", "hello") == 0 and len(rig.taken()) == 1
-    rig.full = [2]
     client.session.cluster_face = False
-    assert client("PUBLISH", "news", "hello") == 0 and rig.taken() == []
-    assert rig.ring.stats()["publishes_dropped"] == 1
-    rig.full = []
     rig.ring.on_link(2, False)
     assert client("PUBLISH", "news", "hello") == 0 and rig.taken() == []
+
+
+def test_messages_wait_while_a_peer_has_no_room_and_are_dropped_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("respkv.node.ring_pubsub.BACKLOG_BYTES", 10 * (MESSAGE_COST + 2))
+    rig = Rig()
+    for short in (2, 3):
+        rig.ring.on_interest(short, Interest(True, ((CHANNEL, b"c"),)))
+    client = rig.fake.client()
+    rig.full = [2]
+    assert [client("PUBLISH", "c", at) for at in range(8)] == [2] * 8
+    assert [short for short, _ in rig.taken()] == [3] * 8
+    assert [client("PUBLISH", "c", at) for at in (8, 9)] == [2] * 2 and len(rig.taken()) == 2
+    assert client("PUBLISH", "c", "x") == 1 and len(rig.taken()) == 1
+    stats = rig.ring.stats()
+    assert stats["publishes_dropped"] == 1 and stats["publishes_waiting"] == 10
+    rig.full, rig.spare = [], 4
+    assert client("PUBLISH", "c", "y") == 1
+    assert [message.message for short, message in rig.taken() if short == 2] == [b"0", b"1", b"2", b"3"]
+    assert len(rig.taken()) == 4 and len(rig.taken()) == 2 and rig.taken() == []
+    rig.full = [2]
+    client("PUBLISH", "c", "z")
+    rig.taken()
+    rig.ring.on_link(2, False)
+    assert rig.taken() == [] and rig.ring.stats()["publish_bytes_waiting"] == 0
 
 
 def test_what_comes_is_delivered_and_not_passed_on() -> None:
