@@ -18,6 +18,12 @@ from respkv.causality.siblings import token
 from respkv.keyspace import effects as fx
 from respkv.resp.reply import error
 
+#: All values of a key together: one record holds them, as large as that of the longest string.
+SIBLING_BYTES_MAX: Final = 512 << 20
+TOO_LARGE: Final = error(
+    b"ERR the siblings of the key would take more than %d bytes together: write with the context that RKV.GET gives, or"
+    b" use RKV.RESOLVE" % SIBLING_BYTES_MAX
+)
 #: Merged values that wait for the end of the cycle; a reader brings back those for which there was no room.
 _MERGED_MAX: Final = 1024
 #: Lines in the log about conflicts, at most one in this time.
@@ -106,11 +112,15 @@ class Conflicts:
             self.merged[internal] = Merged(token(record), resolution.value, resolution.expire_at_ms)
         return resolution
 
-    def check_room(self, key: bytes, before: Container, context: Clock) -> None:
-        """CommandError when a write with this context would leave too many siblings, and more than there are."""
+    def check_room(self, before: Container, context: Clock, value: bytes | None) -> None:
+        """CommandError when a write with this context would leave too many siblings, or too large ones, and more than
+        there are."""
         covered = context.get
-        left = 1 + sum(1 for sibling in before.siblings if sibling.hlc > covered(sibling.actor, 0))
-        if left > SIBLINGS_MAX and left > len(before.siblings):
+        kept = [sibling.value or b"" for sibling in before.siblings if sibling.hlc > covered(sibling.actor, 0)]
+        if kept and value and sum(map(len, kept)) + len(value) > SIBLING_BYTES_MAX:
+            self.refused += 1
+            raise CommandError(TOO_LARGE)
+        if len(kept) >= SIBLINGS_MAX and len(kept) >= len(before.siblings):
             self.refused += 1
             raise CommandError(
                 error(

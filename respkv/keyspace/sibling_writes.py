@@ -43,7 +43,7 @@ class SiblingWrites:
         if not self._conflicts.actors.may_issue():
             raise CommandError(TRY_AGAIN)
         if effect[0] == fx.SUPERSEDE:
-            self._conflicts.check_room(effect[2], keyspace.container_in(internal, record), effect[5])
+            self._conflicts.check_room(keyspace.container_in(internal, record), effect[5], effect[3])
 
     def write(self, effect: fx.Effect, plan: Plan) -> bool:
         """Carry out an effect that was read. False for one of a collection, which has no siblings."""

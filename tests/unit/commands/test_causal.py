@@ -9,6 +9,7 @@ import pytest
 
 from respkv.causality import dvv
 from respkv.env.rng import seeded
+from respkv.keyspace import conflicts
 from respkv.testing.clock import ManualClock
 from respkv.testing.disk import SimulatedFileSystem
 from respkv.testing.node_driver import Client, NodeDriver
@@ -170,6 +171,16 @@ def test_limits(node: NodeDriver, ask: Asked) -> None:
     assert refused(ask("RKV.SET", "s:k", "", "more"), "100 are the limit") and conflicts.refused == 1
     assert len(ask("RKV.GET", "s:k")) == 101
     assert ask("RKV.SET", "s:k", ask("RKV.GET", "s:k")[0], "one") == b"OK" and ask("RKV.GET", "s:k")[1:] == [b"one"]
+
+
+def test_siblings_together_are_no_larger_than_one_string(
+    node: NodeDriver, ask: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conflicts, "SIBLING_BYTES_MAX", 10)
+    assert ask("RKV.SET", "s:k", "", "12345") == b"OK" == ask("RKV.SET", "s:k", "", "67890")
+    assert refused(ask("RKV.SET", "s:k", "", "x"), "bytes together") and len(ask("RKV.GET", "s:k")) == 3
+    # What replaces all may be as large as any string.
+    assert ask("RKV.SET", "s:k", ask("RKV.GET", "s:k")[0], "a value of its own") == b"OK"
 
 
 def test_transactions_and_watch(node: NodeDriver, ask: Asked) -> None:
