@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from respkv.base.ids import HASH
 from respkv.base.slots import slot_of
+from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP
 from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
@@ -456,6 +457,9 @@ def check_last_write(
                 if held is not None:
                     problems.append(f"last write: {contents.node} shows {name_of(internal)}, which was flushed")
                 continue
+            if record[0] & DVV:
+                # Of what the logs hold of a key, some may be flushed and some not.
+                record = siblings.without_flushed(record, floors.get(keys.key_slot(internal), keys.key_db(internal)))
             live = is_live(record, now_ms)
             if live and internal[0] == keys.SPACE_ELEMENT:
                 owner = surviving.get(keys.element_owner(internal)[0])

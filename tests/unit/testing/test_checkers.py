@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from respkv.base.ids import HASH, STRING
+from respkv.causality import dvv, siblings
 from respkv.causality.hlc import pack_stamp
 from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import keys
@@ -245,6 +246,17 @@ def test_the_last_write_must_have_won() -> None:
     assert check({}, {H1: tombstone(stamp(4)), F1: element(3, b"x")}) == []
     floors.raise_to(0, 0, 16383, stamp(5))
     assert "flushed" in check({S1: string(2, b"b")}, {S1: string(2, b"b")})[0]
+
+
+def test_of_siblings_in_one_log_some_may_be_flushed() -> None:
+    floors = FlushFloors()
+    floors.raise_to(0, 0, 16383, stamp(5))
+    actor = dvv.make_actor(1, 1)
+    deleted, flushed = dvv.Sibling(int.from_bytes(stamp(6)[:8], "big"), actor, 0, None), dvv.Sibling(2, actor, 0, b"v")
+    left = siblings.encode(dvv.Container({actor: deleted.hlc}, (deleted, flushed)))
+    assert checkers.check_last_write(contents({}, names=("n1",)), owners, {S1: left}, floors, LATE_MS) == []
+    floors = FlushFloors()
+    assert checkers.check_last_write(contents({}, names=("n1",)), owners, {S1: left}, floors, LATE_MS)
 
 
 def test_what_all_replicas_have_is_never_unseen() -> None:
