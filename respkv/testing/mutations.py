@@ -381,7 +381,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ),
     "unknown-called-failed": Mutation(
         "a write with an unknown outcome is said not to be applied", ("failed",), 10,
-        _eager(("slow_disk", "clog", "pause"), _swap(lambda ring: ring.coordinator, _LyingCoordinator)),
+        _eager(("slow_disk", "clog", "pause"), lambda plan: _writing(plan)),
     ),
     "clock-forgotten": Mutation(
         "after a crash stamps start where the wall clock is", ("log",), 40,
@@ -422,6 +422,13 @@ def _unrepaired(plan: Plan) -> None:
     plan.mix.pause_us = (10_000, 100_000)
     plan.clients, plan.kinds, plan.skew_us = 8, ("partition",), 0
     _swap(lambda ring: ring.coordinator.writes, _NoRepair)(plan)
+
+
+def _writing(plan: Plan) -> None:
+    # Plain SETs, one by one: what the fast path serves.
+    plan.mix.weights, plan.mix.levels = {"set": 3, "get": 1}, {QUORUM: 1}
+    plan.mix.burst_percent = 0
+    _swap(lambda ring: ring.coordinator, _LyingCoordinator)(plan)
 
 
 def _expiring(plan: Plan) -> None:
