@@ -338,11 +338,11 @@ class RingDispatcher(Dispatcher):
             coordinator.tell_stand_ins(operation.told, slots, write=bool(spec.flags & Flag.WRITE))
         try:
             return operation.start()
-        except CorruptionError as damage:
-            return self.elsewhere(session, spec, argv, level, damage)
+        except CorruptionError:
+            return self.elsewhere(session, spec, argv, level)
 
     def elsewhere(
-        self, session: Session, spec: CommandSpec, argv: list[bytes], level: int, damage: CorruptionError | None
+        self, session: Session, spec: CommandSpec, argv: list[bytes], level: int
     ) -> Pending:
         """This node cannot read what it holds: have another replica of the keys carry the request out.
 
@@ -350,8 +350,6 @@ class RingDispatcher(Dispatcher):
         shown damage while there is a sound copy, and a damaged copy never counts for a quorum.
         """
         coordinator = self.coordinator
-        if damage is not None:
-            self.server.log("warning", f"stored data is damaged: {damage}")
         coordinator.moved += 1
         slots = [] if session.forwarded else key_slots(spec, argv, coordinator)
         target = coordinator.substitute(slots, (coordinator.me,)) if slots else 0

@@ -95,8 +95,8 @@ class Operation:
             self.changed = True
             self.dispatcher.fetch([miss.request], self.resume)
             return
-        except CorruptionError as damage:
-            self._move(damage)
+        except CorruptionError:
+            self._move()
             return
         except CommandError as reason:
             reply = self.dispatcher.error_of(reason)
@@ -106,18 +106,18 @@ class Operation:
     def fail(self, reply: bytes) -> None:
         """The comparison cannot be made: nothing was changed."""
         if reply is errors.CORRUPT:
-            self._move(None)
+            self._move()
         elif reply is errors.NO_REPLICAS and self.session.cluster_face:
             self._complete(NOT_SERVED)
         else:
             self._complete(reply)
 
-    def _move(self, damage: CorruptionError | None) -> None:
+    def _move(self) -> None:
         """What this node holds is damaged, and nothing was changed: another replica carries it out."""
         if self._over or self._applied:
             return
         try:
-            inner = self.dispatcher.elsewhere(self.session, self.spec, self.argv, self.level, damage)
+            inner = self.dispatcher.elsewhere(self.session, self.spec, self.argv, self.level)
         except CommandError as reason:
             self._complete(reason.reply)
             return

@@ -47,6 +47,14 @@ class CoReplicas:
     def alive(self) -> Sequence[int]:
         return [peer for peer in self.peers if self._live(peer)]
 
+    def is_alive(self, peer: int) -> bool:
+        """Whether a member can be reached."""
+        return self._live(peer)
+
+    def owns(self, slot: int) -> bool:
+        """Whether this node is a natural replica of a slot."""
+        return self.placement is not None and self.me in self.placement.table[slot]
+
     def shared(self, peer: int) -> Sequence[int]:
         return self._shared.get(peer, ())
 

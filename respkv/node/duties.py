@@ -22,6 +22,7 @@ _TICK_US: Final = 100_000
 _BUSY_TICK_US: Final = 2_000
 _SECOND_US: Final = 1_000_000
 _MARK_INTERVAL_MS: Final = 5_000
+_RING_ADVICE: Final = "Its keys are answered by other replicas, and are fetched from them again once all can be reached"
 _DAMAGE_ADVICE: Final = (
     "Keys in its range are answered with CORRUPT; restore the file from a snapshot and restart, or see respkv-check"
 )
@@ -52,7 +53,7 @@ class Duties:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.expiry = ExpiryDuty(node.applier, self._damaged)
+        self.expiry = ExpiryDuty(node.applier, self.damaged)
         #: records whose expiry is at or before this have their expired form on disk
         self.expired_durable_ms = 0
         self._ceiling = self._ceiling_lsn = 0
@@ -69,13 +70,16 @@ class Duties:
         """Set the first timers, and say what the start has found."""
         report = self.node.engine.recovery
         for path, reason in report.damaged:
-            self.node.log("warning", f"Table {path} is damaged and quarantined: {reason}. {_DAMAGE_ADVICE}")
+            self.node.log("warning", f"Table {path} is damaged and quarantined: {reason}. {self._advice()}")
         if report.damaged:
             self.node.keyspace.counts.exact = False
         for path in report.healed:
             self.node.log("notice", f"Table {path} was damaged and is whole again")
         for action in (self._expire, self._tick, self._second):
             self.node.after_us(_TICK_US, action)
+
+    def _advice(self) -> str:
+        return _DAMAGE_ADVICE if self.node.ring is None else _RING_ADVICE
 
     def end_cycle(self) -> None:
         """Called when a cycle has readers' expired keys: put their expired form."""
@@ -96,7 +100,7 @@ class Duties:
                 more, request = self.expiry.run(EXPIRED_PER_CALL)
                 self._fetch(request)
             except CorruptionError as damage:
-                self._damaged(damage)  # the index itself: active expiry stands still, readers still expire
+                self.damaged(damage)  # the index itself: active expiry stands still, readers still expire
         self.node.after_us(_BUSY_TICK_US if more else EXPIRY_INTERVAL_US, self._expire)
 
     def _tick(self) -> None:
@@ -126,10 +130,11 @@ class Duties:
                     self._fetch(request)
                     return
         except CorruptionError as damage:
-            self._damaged(damage)
+            self.damaged(damage)
 
-    def _damaged(self, damage: CorruptionError) -> None:
-        """Stored data is damaged: say so, once a minute at most. Readers of that data get an error reply."""
+    def damaged(self, damage: CorruptionError) -> None:
+        """Stored data is damaged: say so, once a minute at most. Readers of that data get an error reply, or
+        on a ring another replica's."""
         if self.node.now_us >= self._damage_told_us:
             self._damage_told_us = self.node.now_us + 60 * _SECOND_US
             self.node.log("warning", f"stored data is damaged: {damage}")
@@ -138,7 +143,7 @@ class Duties:
         """Tables that reads or jobs found damaged: say it loudly, and let nothing depend on what they hold."""
         news = self.node.engine.take_news()
         for path, reason in news:
-            self.node.log("warning", f"Table {path} is damaged and is quarantined: {reason}. {_DAMAGE_ADVICE}")
+            self.node.log("warning", f"Table {path} is damaged and is quarantined: {reason}. {self._advice()}")
         if news:
             # What a damaged table counts for is a guess until it has gone; then a recount is due.
             self.node.keyspace.counts.exact = False

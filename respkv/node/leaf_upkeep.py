@@ -90,6 +90,8 @@ class LeafUpkeep:
             return None
         sums, counts = self.sums, self._keyspace.counts
         sums.follow()
+        if not sums.exact and not self._keyspace.engine.newest_run():
+            sums.forget()  # The last run has been dropped: there is nothing to walk over.
         if sums.exact:
             return None
         self._counted = not counts.exact

@@ -68,9 +68,10 @@ class Repair:
     """The repair of one node. Raises what ``HintStore.recover`` and ``PurgeWatermarks.decode`` raise when made."""
 
     __slots__ = (
-        "_again_us", "_alone_us", "_asked", "_begun", "_fetch", "_fetching", "_hint_sync", "_log", "_neighbours",
+        "_again_us", "_alone_us", "_asked", "_begun", "_fetch", "_fetching", "_hint_sync", "_log",
         "_now_ms", "_now_us", "_poll_us", "_rng", "_saved", "_send", "_seq", "_sync_us", "_tick_us", "_told_us",
-        "busy", "damages", "hints", "leaves", "on_asked", "replay", "sessions", "watermarks", "writes_refused",
+        "busy", "damages", "hints", "leaves", "neighbours", "on_asked", "replay", "sessions", "watermarks",
+        "writes_refused",
     )  # fmt: skip
 
     def __init__(
@@ -124,12 +125,12 @@ class Repair:
         self.leaves = LeafUpkeep(keyspace, leaf_sums, raise_floor=raise_floor, commit=commit, rng=rng, log=log)
         self.watermarks = PurgeWatermarks(leaf_sums.advance)
         self._saved = WatermarkLog(keyspace, self.watermarks, commit)
-        self._neighbours = CoReplicas(self.hints, live, facts)
+        self.neighbours = CoReplicas(self.hints, live, facts)
         self.sessions = AntiEntropy(
             0,
             store=self.leaves.store,
             watermarks=self.watermarks,
-            neighbours=self._neighbours,
+            neighbours=self.neighbours,
             rng=rng,
             next_seq=self._next_seq,
             interval_us=interval_us,
@@ -143,7 +144,7 @@ class Repair:
 
     def on_ring(self, placement: Placement, me: int) -> None:
         """The ring is formed, or another one now. O(slots)."""
-        before = self._neighbours.placement
+        before = self.neighbours.placement
         self.sessions.abort_all()
         self.sessions.my = self.replay.me = me
         self.replay.placement = placement
@@ -151,7 +152,7 @@ class Repair:
             old, new = before.table, placement.table
             changed = [slot for slot in range(SLOT_COUNT) if sorted(old[slot]) != sorted(new[slot])]
             self.watermarks.replicas_changed(changed)
-        self._neighbours.follow(placement, me)
+        self.neighbours.follow(placement, me)
         self._asked.clear()
         self._begun = None
         self.leaves.check.forget()
@@ -192,7 +193,7 @@ class Repair:
 
     def on_message(self, short: int, message: Any) -> None:
         """A message from a member. Of WriteAcks only the own numbers matter."""
-        placement = self._neighbours.placement
+        placement = self.neighbours.placement
         if placement is None or short not in placement.members:
             return
         now_us, now_ms = self._now_us(), self._now_ms()
@@ -232,14 +233,14 @@ class Repair:
                 self.replay.run(now_us, now_ms, busy=busy)
                 self._saved.keep(now_us)
                 self._raise_alone(now_us, now_ms)
-            if self._fetching or self._neighbours.placement is None:
+            if self._fetching or self.neighbours.placement is None:
                 return
             if tick or not busy:
                 self._settle(SETTLED_PER_CALL)
             if not self._fetching:
                 self._poll(now_us, now_ms, busy)
             if tick and not busy and not self._fetching:
-                self.leaves.look(self._neighbours.owned, now_us)
+                self.leaves.look(self.neighbours.owned, now_us)
         except ReadMiss as miss:
             self._wait_for(miss.request)
         except CorruptionError as damage:
@@ -271,7 +272,7 @@ class Repair:
 
     def next_job(self) -> Job | None:
         """A walk over all runs when the sums are unknown; None when there is none to do now."""
-        if self._neighbours.placement is None or self.busy():
+        if self.neighbours.placement is None or self.busy():
             return None
         return self.leaves.next_job(self._now_us())
 
@@ -304,7 +305,7 @@ class Repair:
         self._note_asked(now_us)
         if not self._asked or self._begun is not None or self.sessions.pause or now_us < self._again_us:
             return
-        for peer in self._neighbours.alive():
+        for peer in self.neighbours.alive():
             if peer in self._asked:
                 slots = self._asked[peer]
                 if self.sessions.begin(peer, now_us, now_ms, None if slots is None else sorted(slots)):
@@ -344,6 +345,10 @@ class Repair:
             self.ask(peer, slot)
         return len(peers)
 
+    def compare_all(self) -> None:
+        """Compare everything with everybody soon."""
+        self.repair()
+
     def ask(self, peer: int, slot: int | None = None) -> None:
         """Compare a slot, or all, with one co-replica as soon as may be; see ``on_asked``."""
         self._ask(peer, slot)
@@ -351,13 +356,12 @@ class Repair:
 
     def owns_slot(self, slot: int) -> bool:
         """Whether this node is a natural replica of a slot."""
-        placement = self._neighbours.placement
-        return placement is not None and self._neighbours.me in placement.table[slot]
+        return self.neighbours.owns(slot)
 
     def co_replicas(self, slot: int | None = None) -> list[int]:
         """Who else has a slot, or any of this node's."""
-        shared = self._neighbours.shared
-        return [peer for peer in self._neighbours.peers if slot is None or slot in shared(peer)]
+        shared = self.neighbours.shared
+        return [peer for peer in self.neighbours.peers if slot is None or slot in shared(peer)]
 
     def verify(self, slot: int | None = None) -> tuple[bool, dict[int, int]]:
         """Roots of a slot, or of all that this node owns, and whether they describe all that is stored now.
@@ -370,7 +374,7 @@ class Repair:
             except CorruptionError as damage:
                 self._damaged(damage, self._now_us())
         store = self.leaves.store
-        slots = self._neighbours.owned if slot is None else (slot,)
+        slots = self.neighbours.owned if slot is None else (slot,)
         return store.ready(), {number: store.root(number) for number in slots}
 
     # -- watermarks --------------------------------------------------------------------------------
@@ -383,9 +387,9 @@ class Repair:
         """Slots that have no other replica need nobody's consent, but writes for them may still be under way."""
         if now_us >= self._alone_us:
             self._alone_us = now_us + _ALONE_US
-            slots = self._neighbours.alone()
+            slots = self.neighbours.alone()
             if slots:
-                self.watermarks.raise_alone(slots, cut_of(now_ms, self._neighbours.oldest_hint()))
+                self.watermarks.raise_alone(slots, cut_of(now_ms, self.neighbours.oldest_hint()))
 
     # -- plans, figures, the end -------------------------------------------------------------------
 

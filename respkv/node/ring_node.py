@@ -33,6 +33,7 @@ from respkv.keyspace.leaf_sums import LeafSums
 from respkv.node import key_rules
 from respkv.node.clock_alarm import ClockAlarm
 from respkv.node.forwards import Forwards
+from respkv.node.mend import Mend
 from respkv.node.mesh import Mesh
 from respkv.node.repair import Repair
 from respkv.node.ring_flush import RingFlush
@@ -142,6 +143,7 @@ class RingNode:
             node, dispatcher, send=self.send, linked=self.mesh.linked, first_op=self._seq
         )
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
+        self.mend = self._make_mend()
         self.waits = RingWait(node, self.coordinator, hinted=self.repair.hints_pending)
         self.coordinator.stand_ins.on = settings.sloppy
         self.stand_in = StandInSide(self, allowed=settings.sloppy, ack=self._ack)
@@ -166,7 +168,7 @@ class RingNode:
             Reads: self._on_reads,
             ReadResult: self._on_result,
             RangeRead: self._on_range_read,
-            RangeResult: self._on_result,
+            RangeResult: self._on_range_result,
             Forward: self._on_forward,
             Forwarded: self._on_forwarded,
             SessionGone: self.forwards.on_session_gone,
@@ -186,6 +188,22 @@ class RingNode:
         mesh.on_member = self._on_link
         mesh.observe = self._observe
         return mesh
+
+    def _make_mend(self) -> Mend:
+        node, repair = self.node, self.repair
+        return Mend(
+            node.applier,
+            self.replica,
+            repair.neighbours,
+            send=self.send,
+            next_seq=self._next_seq,
+            commit=lambda: node.commit(own=True),
+            fetch=node.fetch,
+            busy=self._is_busy,
+            mended=repair.compare_all,
+            watermark=repair.watermarks.get,
+            log=node.log,
+        )
 
     def _make_repair(self, directory: str) -> Repair:
         node, config = self.node, self.node.config
@@ -249,6 +267,7 @@ class RingNode:
             **self.coordinator.stats(),
             **self.replica.stats(),
             **self.repair.stats(),
+            **self.mend.stats(),
             **self.forwards.stats(),
             **self.pubsub.stats(),
             **self.stand_in.holding.stats(),
@@ -381,7 +400,7 @@ class RingNode:
                     return
                 refused = ((ALL_ENTRIES, BUSY),)
             except CorruptionError as damage:
-                self.node.log("warning", f"stored data is damaged: {damage}")
+                self.node.duties.damaged(damage)
                 refused = ((ALL_ENTRIES, IO_ERROR),)
         acks = self._acks.get(short)
         if acks is None:
@@ -413,8 +432,14 @@ class RingNode:
         except ReadMiss as miss:
             self._again(miss, self._on_result, short, message)
         except CorruptionError as damage:
-            self.node.log("warning", f"stored data is damaged: {damage}")
+            self.node.duties.damaged(damage)
             self.coordinator.on_damage(message)
+
+    def _on_range_result(self, short: int, message: RangeResult) -> None:
+        if self.mend.owns_seq(message.seq):
+            self.mend.on_range(short, message)
+        else:
+            self._on_result(short, message)
 
     def _on_range_read(self, short: int, message: RangeRead) -> None:
         try:
@@ -522,6 +547,7 @@ class RingNode:
         self.flushes.on_timer(now_us)
         self.waits.on_timer(now_us)
         self.watch.on_timer(now_us)
+        self.mend.on_timer(now_us)
         self.walks.on_timer(now_us)
         if now_us >= self.repair.next_timer_us():
             self.repair.on_timer(now_us)

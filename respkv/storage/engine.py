@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
@@ -32,7 +32,7 @@ from respkv.storage.job_board import COUNT, FLUSH, Job
 from respkv.storage.memtable import Held, Memtable, defers
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
-from respkv.storage.quarantine import AnyTable, DamagedTable, passing_over
+from respkv.storage.quarantine import AnyTable, DamagedTable, Piece, passing_over, piece_of
 from respkv.storage.report import RecoveryReport
 from respkv.storage.scan import Entries, merge_entries, scan_tables
 from respkv.storage.sstable.format import TableMeta
@@ -348,12 +348,14 @@ class Engine:
 
     # Scans
 
-    def scan(self, start: bytes, end: bytes | None = None, *, wait: bool = False) -> Entries:
+    def scan(
+        self, start: bytes, end: bytes | None = None, *, wait: bool = False, without: Container[int] = ()
+    ) -> Entries:
         """The newest (key, record) of each key in [start, end), in key order, tombstones included.
 
         A range must not span spaces. Raises ReadMiss unless ``wait``: fetch the block and scan again from
         after the last key. Use it up within one cycle: what is written meanwhile may or may not show. Raises
-        CorruptionError for a damaged table in the range, but not in a local space.
+        CorruptionError for a damaged table in the range, but not in a local space. Tables ``without`` are left out.
         """
         if defers(start[:1], (self.memtable, *self._retired)):
             self.list_deferred()
@@ -368,7 +370,7 @@ class Engine:
             readers: list[AnyTable] = [
                 readers_by_id[table.file_id]
                 for table in run.tables
-                if table.largest >= start and (end is None or table.smallest < end)
+                if table.largest >= start and (end is None or table.smallest < end) and table.file_id not in without
             ]
             if readers and local:
                 sources.append(passing_over(readers, start, end, self._catalog.damaged))
@@ -544,6 +546,11 @@ class Engine:
     def damaged_tables(self) -> list[DamagedTable]:
         """The quarantined tables, newest first. A repair writes a table's range anew and then drops the table."""
         return self._catalog.damaged_tables()
+
+    def piece_of(self, file_id: int, start: bytes) -> Piece | None:
+        """A part of a table from ``start`` on, damage told; None without that table. ReadMiss passes through."""
+        table = self._catalog.readers.get(file_id)
+        return None if table is None else piece_of(table, start)
 
     def take_news(self) -> list[tuple[str, str]]:
         """(path, reason) of tables found damaged since the last call; for the server's log."""

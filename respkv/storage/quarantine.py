@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.env.fs import FileSystem
@@ -74,6 +75,25 @@ class LostTable:
 
 
 AnyTable = TableReader | LostTable
+
+
+class Piece(NamedTuple):
+    """What a damaged table holds from where it was asked to before ``end``; None when that cannot be read."""
+
+    entries: list[tuple[bytes, bytes]] | None
+    end: bytes
+
+
+def piece_of(table: AnyTable, start: bytes) -> Piece:
+    """The block at ``start`` (in the table's range); all the rest of a lost table. ReadMiss passes through."""
+    end = table.meta.largest + b"\0"
+    if isinstance(table, LostTable):
+        return Piece(None, end)
+    end = table.block_end(start) or end
+    try:
+        return Piece(list(table.scan(start, end, wait=False)), end)
+    except CorruptionError:
+        return Piece(None, end)
 
 
 def open_table(fs: FileSystem, path: str, meta: TableMeta, cache: BlockCache) -> TableReader:

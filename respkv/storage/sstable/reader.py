@@ -278,6 +278,11 @@ class TableReader:
             if keys:
                 yield keys, records
 
+    def block_end(self, key: bytes) -> bytes | None:
+        """Where the block that may hold ``key`` ends: no key from there on is in it. None for the last one."""
+        number = max(1, bisect_right(self._index, key))
+        return self._index[number] if number < len(self._index) else None
+
     def _block_at_hand(self, number: int) -> bytes:
         block = self._slots.get(number)
         return block if block is not None else self._load(number, keep=False)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.cluster.conftest import Ring, running_ring
+from respkv.base.slots import slot_of
+from tests.integration.cluster.conftest import Ring, fact, running_ring, wait_until
 
 STRINGS = {f"s{at}": os.urandom(300).hex() for at in range(300)}
 HASHES = {f"h{at}": {f"f{field}": os.urandom(20).hex() for field in range(20)} for at in range(40)}
@@ -86,3 +87,59 @@ def test_reads_are_right_while_a_replica_is_damaged(rotten: Ring, level: str) ->
         assert client.set("s2", "x", xx=True) is True and client.delete("s3", "g1") == 1
     with rotten.client(1) as client:
         assert client.get("n") == b"11" and client.get("s2") == b"x" and client.get("s3") is None
+
+
+def whole(ring: Ring, number: int) -> bool:
+    mended = figure(ring, number, "respkv_ring_tables_mended")
+    return mended > 0 and figure(ring, number, "respkv_tables_quarantined") == 0
+
+
+def equal(ring: Ring, slots: list[int]) -> bool:
+    with ring.client(1) as client:
+        return all(fact(client.execute_command("RKV.VERIFY", slot), b"equal") == b"yes" for slot in slots)
+
+
+def test_a_damaged_node_becomes_whole_again(rotten: Ring) -> None:
+    with rotten.client(3) as client:
+        check_contents(client)
+        client.incr("n")
+    wait_until(lambda: whole(rotten, 3), 20, rotten.nodes[3].report)
+    slots = sorted({slot_of(key.encode()) for key in [*STRINGS, *HASHES, *GONE]})
+    wait_until(lambda: equal(rotten, slots), 20, rotten.nodes[3].report)
+    moved = figure(rotten, 3, "respkv_ring_damage_moved")
+    with rotten.client(3, level="eventual") as client:
+        check_contents(client)
+        assert client.get("n") == b"11"
+    assert figure(rotten, 3, "respkv_ring_damage_moved") == moved, "its own copy is sound"
+    rotten.nodes[3].kill()
+    rotten.nodes[3].start()
+    rotten.wait_whole()
+    with rotten.client(3, level="eventual") as client:
+        check_contents(client)
+    assert "CORRUPT" not in rotten.report()
+
+
+def test_what_a_dead_replica_may_know_is_waited_for(rotten: Ring) -> None:
+    rotten.nodes[1].kill()
+    rotten.wait_whole([2, 3])
+    with rotten.client(2) as client:
+        client.get("s1")
+    with rotten.client(3, level="eventual") as client:
+        check_contents(client)
+    wait_until(lambda: figure(rotten, 3, "respkv_ring_mend_waiting") == 1, 10, rotten.nodes[3].report)
+    assert figure(rotten, 3, "respkv_tables_quarantined") > 0
+    rotten.nodes[1].start()
+    wait_until(lambda: whole(rotten, 3), 30, rotten.nodes[3].report)
+
+
+def test_a_table_that_is_lost_comes_back(rotten: Ring) -> None:
+    rotten.nodes[3].stop()
+    for table in Path(rotten.nodes[3].dir, "tables").iterdir():
+        table.unlink()
+    rotten.nodes[3].start()
+    rotten.wait_whole()
+    with rotten.client(3) as client:
+        check_contents(client)
+    wait_until(lambda: whole(rotten, 3), 20, rotten.nodes[3].report)
+    with rotten.client(3, level="eventual") as client:
+        check_contents(client)

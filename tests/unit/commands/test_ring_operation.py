@@ -161,7 +161,7 @@ class Damaged(World):
         self.elsewhere: Pending | None = Pending()
         self.dispatcher.elsewhere = self.move
 
-    def move(self, session: Any, spec: CommandSpec, argv: list[bytes], level: int, damage: Any) -> Pending:
+    def move(self, session: Any, spec: CommandSpec, argv: list[bytes], level: int) -> Pending:
         self.moved.append(argv[0])
         if self.elsewhere is None:
             raise CommandError(errors.CORRUPT)

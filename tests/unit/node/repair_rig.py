@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from respkv.base.errors import BlockRequest
+from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.causality.record import encode, tombstone
 from respkv.cluster.placement import Placement
 from respkv.env.rng import seeded
 from respkv.keyspace import keys, retention
+from respkv.node.mend import Mend
 from respkv.node.repair import Repair
 from respkv.node.ring_watch import RingWatch
 from respkv.replication.replica import Replica
 from respkv.storage.job_board import COUNT
 from respkv.storage.jobs import no_pause
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import FOREGROUND, OK, Facts, Status, StatusPull, WriteAcks, Writes
+from respkv.wire.messages import FOREGROUND, OK, Facts, RangeRead, RangeResult, Status, StatusPull, WriteAcks, Writes
 from respkv.worker.registry import run_job
 from tests.unit.cluster.rings import form
 from tests.unit.keyspace.rig import START_MS, Rig
@@ -90,6 +91,19 @@ class Node:
             now_us=lambda: net.now_us,
         )
         self.watch.me = self.short
+        self.mend = Mend(
+            rig.applier,
+            self.replica,
+            self.repair.neighbours,
+            send=self.send,
+            next_seq=net.next_seq,
+            commit=self.commit,
+            fetch=self.fetch,
+            busy=lambda: self.busy,
+            mended=self.repair.compare_all,
+            watermark=self.repair.watermarks.get,
+            log=lambda level, text: self.told.append(text),
+        )
 
     def facts(self, short: int) -> Facts | None:
         node = self.net.nodes.get(short)
@@ -130,6 +144,10 @@ class Node:
             self.send(source, WriteAcks((message.seq,), rows))
         elif isinstance(message, StatusPull):
             self.rig.serve(lambda: self.watch.on_pull(source, message))
+        elif isinstance(message, RangeRead):
+            self.send(source, self.rig.serve(lambda: self.replica.read_range(message)))
+        elif isinstance(message, RangeResult):
+            self.mend.on_range(source, message)
         elif isinstance(message, Status):
             self.watch.on_status(source, message)
         elif self.repair.owns(message):
@@ -137,15 +155,21 @@ class Node:
 
     def turn(self) -> None:
         """Fetches, timers, jobs and syncs of a moment."""
-        for requests, done in self.fetches:
+        fetches, self.fetches = self.fetches, []
+        for requests, done in fetches:
             self.fetched += 1
             for request in requests:
-                request.install(request.read())
+                try:
+                    request.install(request.read())
+                except (CorruptionError, OSError) as error:
+                    self.rig.engine.on_fetch_failed(request, error)
             done()
-        self.fetches.clear()
         if self.net.now_us >= self.repair.next_timer_us():
             self.repair.on_timer(self.net.now_us)
         self.watch.on_timer(self.net.now_us)
+        self.mend.on_timer(self.net.now_us)
+        if self.rig.engine.take_news():
+            self.repair.tables_damaged()
         self.commit()
         self.work()
         plan = self.repair.sync_plan()
@@ -153,6 +177,7 @@ class Node:
             plan.run()
             self.repair.on_synced(plan)
         self.rig.driver.sync()
+        self.rig.driver.run_manifest()
 
     def work(self) -> None:
         job = self.repair.next_job()
@@ -160,7 +185,10 @@ class Node:
             assert job.kind == COUNT
             answer = run_job(self.rig.fs, {"id": job.id, "kind": job.kind, "spec": job.spec}, no_pause)
             assert self.repair.owns_job(job)
-            self.repair.on_job_done(job, answer["result"])
+            if "result" in answer:
+                self.repair.on_job_done(job, answer["result"])
+            else:
+                self.repair.on_job_failed(job, answer["error"])
 
     def apply(self, payload: bytes, kind: int = FOREGROUND, source: int | None = None) -> tuple[tuple[int, int], ...]:
         """As if a coordinator had sent it."""

@@ -544,7 +544,7 @@ def test_what_a_silent_member_holds_is_assumed_to_be_old() -> None:
     net = Net(interval_us=NEVER_US)
     for node in net.nodes.values():
         node.heard = {}
-    assert net.nodes[1].repair._neighbours.oldest_hint() == ZERO_STAMP
+    assert net.nodes[1].repair.neighbours.oldest_hint() == ZERO_STAMP
     proved(net)
     assert net.nodes[1].repair.sessions.completed and not any(net.nodes[1].repair.watermarks.marks)
     for node in net.nodes.values():
@@ -712,7 +712,7 @@ def test_the_weekly_look_finds_a_wrong_sum_and_puts_it_right() -> None:
     one.repair.leaves.check.period_us = one.repair.leaves.check.due_us = 0
     one.repair.leaves.sums.cells[SLOT << 6 | 3] ^= 77
     for _ in range(SLOT_COUNT + 10):
-        one.repair.leaves.look(one.repair._neighbours.owned, net.now_us)
+        one.repair.leaves.look(one.repair.neighbours.owned, net.now_us)
     stats = one.repair.stats()
     assert stats["leaf_check_wrong"] == 1 and stats["leaf_check_slots"] >= SLOT_COUNT and not one.rig.wrong_cells()
     assert [text for text in one.told if f"slot {SLOT} " in text] == one.told and one.told

@@ -274,7 +274,7 @@ def test_who_is_lost_meanwhile_is_not_waited_for() -> None:
 def test_a_peer_that_refuses_again_and_again_is_given_up() -> None:
     net = Net(2, replicas=2, interval_us=NEVER_US)
     settled(net)
-    net.nodes[2].repair._neighbours._shared.clear()
+    net.nodes[2].repair.neighbours._shared.clear()
     ended = repair(net, 1)
     net.run_ms(15_000, 50)
     assert ended[0][0][2].state == FAILED
