@@ -328,6 +328,23 @@ def _stand_ins(ring: RingPort) -> list[Field]:
     ]
 
 
+def peer_fields(ring: RingPort) -> list[Field]:
+    """One field a peer, its facts by commas as Redis does."""
+    return [
+        (f"respkv_peer{short}", ",".join(f"{name}={value}" for name, value in peer.items()))
+        for short, peer in ring.peers().items()
+    ]
+
+
+def ring_section(facts: Facts) -> list[Field]:
+    """How the ring fares, as RKV.STATUS tells it; on a single node there is no such section."""
+    if facts.ring is None:
+        return []
+    fields: list[Field] = [("respkv_ring_status", facts.ring.status()), ("respkv_ring_myself", facts.ring.me)]
+    fields += [(f"respkv_ring_{name}", value) for name, value in facts.ring.summary().items()]
+    return fields + peer_fields(facts.ring)
+
+
 def replication_section(facts: Facts) -> list[Field]:
     """A master without replicas: the nodes of a ring that hold the same slots are equals, not its slaves."""
     ring: list[Field] = []
@@ -339,6 +356,8 @@ def replication_section(facts: Facts) -> list[Field]:
             ("respkv_peers_live", sum(found.membership.live(short) for short in others)),
             ("respkv_hints_pending", sum(map(facts.ring.repair.hints_pending, others))),
             *_stand_ins(facts.ring),
+            ("respkv_replication_lag_ms", facts.ring.summary()["replication_lag_ms"]),
+            *peer_fields(facts.ring),
         ]
     return [
         ("role", "master"),
@@ -487,9 +506,10 @@ SECTIONS: Final[dict[str, Section]] = {
     "Latencystats": latencystats_section,
     "Cluster": cluster_section,
     "Keyspace": keyspace_section,
+    "Ring": ring_section,
     "Respkv": respkv_section,
 }
-_NOT_DEFAULT: Final = ("Commandstats", "Latencystats", "Respkv")
+_NOT_DEFAULT: Final = ("Commandstats", "Latencystats", "Ring", "Respkv")
 
 
 def choose(words: list[str]) -> list[str]:
@@ -507,6 +527,8 @@ def render(server: Server, names: list[str], *, cluster_face: bool = False) -> b
     facts = gather(server, cluster_face=cluster_face)
     parts = []
     for name in names:
+        if name == "Ring" and facts.ring is None:
+            continue
         lines = [f"# {name}", *(f"{field}:{value}" for field, value in SECTIONS[name](facts))]
         parts.append("".join(f"{line}\r\n" for line in lines))
     return "\r\n".join(parts).encode("utf-8", "surrogateescape")

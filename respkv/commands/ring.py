@@ -227,6 +227,9 @@ def rkv_status(argv: list[bytes], session: Session) -> Reply:
     facts: dict[str, object] = {"status": port.status(), "formed": found is not None, "myself": port.me}
     if found is not None:
         facts |= {f"slots_{health}": count for health, count in found.topology.slots_by_health.items()}
+    facts |= port.summary()
+    for short, peer in port.peers().items():
+        facts[f"peer_{short}"] = ",".join(f"{name}={value}" for name, value in peer.items())
     # These stand first, and as they are said here.
     return told(facts | port.stats() | facts)
 

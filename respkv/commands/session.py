@@ -6,7 +6,7 @@ the narrow protocol through which connection and administration commands reach t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from respkv.resp.reply import Reply, encode
@@ -268,6 +268,12 @@ class RingPort(Protocol):
 
     def status(self) -> str:
         """One line for people: is the ring formed, what is it waiting for."""
+
+    def peers(self) -> Mapping[int, Mapping[str, int | str]]:
+        """What this node knows of each other member, by short id."""
+
+    def summary(self) -> dict[str, int]:
+        """The figures that a person looks for first."""
 
     def stats(self) -> dict[str, int]:
         """Everything that is counted about the ring."""

@@ -375,7 +375,7 @@ class Mend:
         purged = self._watermark
         return [
             (internal, record)
-            for internal, record in self._engine.scan(start, end, without=damaged)
+            for internal, record in self._engine.scan(start, end, skip=damaged)
             if internal not in found and record[0] & TYPE_MASK and record[1:BODY_AT] < purged(keys.key_slot(internal))
         ]
 

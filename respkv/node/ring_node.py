@@ -22,10 +22,8 @@ from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.base.prefixes import prefix_table
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import ClockSkewError
-from respkv.cluster.membership import Membership
 from respkv.cluster.placement import Placement
 from respkv.cluster.ring import Ring
-from respkv.cluster.topology import Topology
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec
@@ -36,10 +34,12 @@ from respkv.node.forwards import Forwards
 from respkv.node.mend import Mend
 from respkv.node.mesh import Mesh
 from respkv.node.repair import Repair
+from respkv.node.ring_figures import figures_of
 from respkv.node.ring_flush import RingFlush
 from respkv.node.ring_member import RingMember
 from respkv.node.ring_pubsub import RingPubSub
 from respkv.node.ring_settings import RingSettings
+from respkv.node.ring_view import RingView
 from respkv.node.ring_wait import RingWait
 from respkv.node.ring_walk import RingWalk
 from respkv.node.ring_watch import RingWatch
@@ -86,7 +86,7 @@ _LOOK_AGAIN_US: Final = 1_000_000
 _WAITING_MAX: Final = 4096
 
 
-class RingNode:
+class RingNode(RingView):
     """Implements ``commands.session.RingPort`` and ``commands.ring_dispatch.RingWork``."""
 
     def __init__(
@@ -156,6 +156,7 @@ class RingNode:
         dispatcher.coordinator = self.coordinator
         dispatcher.work = self
         self._handlers = self._make_handlers()
+        node.metrics.attach("ring", lambda: figures_of(self))
         if self.member.ring is not None and self.member.placement is not None:
             self._on_ring(self.member.ring, self.member.placement)
         node.after_us(TICK_US, self._tick)
@@ -227,68 +228,6 @@ class RingNode:
             hint_bytes_max=config.value("hints-max-bytes"),
             hint_window_ms=config.value("hint-window") * 1000,
         )
-
-    # -- RingPort ----------------------------------------------------------------------------------
-
-    @property
-    def me(self) -> int:
-        """This node's short id, 0 while the ring is being formed."""
-        return self.member.me
-
-    @property
-    def ring(self) -> Ring | None:
-        """The decided ring."""
-        return self.member.ring
-
-    @property
-    def placement(self) -> Placement | None:
-        """Slot -> replicas."""
-        return self.member.placement
-
-    @property
-    def topology(self) -> Topology | None:
-        """The ring as clients see it."""
-        return self.member.topology
-
-    @property
-    def membership(self) -> Membership | None:
-        """Who is alive."""
-        return self.member.membership
-
-    def status(self) -> str:
-        """One line for people."""
-        return self.member.status()
-
-    def stats(self) -> dict[str, int]:
-        """Everything that is counted about the ring."""
-        return {
-            **self.member.stats(),
-            **{f"mesh_{name}": value for name, value in self.mesh.stats().items()},
-            **self.coordinator.stats(),
-            **self.replica.stats(),
-            **self.repair.stats(),
-            **self.mend.stats(),
-            **self.forwards.stats(),
-            **self.pubsub.stats(),
-            **self.stand_in.holding.stats(),
-            "messages_waiting_for_blocks": self._waiting,
-            "clocks_too_far_ahead": self.clock_alarm.count,
-        }
-
-    def live(self, short: int) -> bool:
-        """Alive as far as is known, linked, and taking what it is sent."""
-        return self.member.live(short) and (short == self.member.me or self.mesh.room(short))
-
-    def is_acting_primary(self, key: bytes) -> bool:
-        """Whether this node is the first live replica of a key."""
-        return self.placement is not None and self.coordinator.primary(self.placement.slot_of(key)) == self.me
-
-    def speaks_cluster(self, local_address: str, *, unix: bool) -> bool:
-        """Whether a connection speaks the cluster face, by the port that it came to."""
-        if unix:
-            return self.settings.cluster_face("unixsocket")
-        alternate = local_address.rpartition(":")[2] == str(self.node.config.value("alternate-port"))
-        return self.settings.cluster_face("alternate-port" if alternate else "port")
 
     # -- the node tells ----------------------------------------------------------------------------
 

@@ -24,7 +24,6 @@ from respkv.replication.replica import Replica
 from respkv.replication.rounds import Collector, Reader, Round
 from respkv.replication.stand_ins import Pairs, StandIns
 from respkv.replication.write_op import WriteSide
-from respkv.resp import errors
 from respkv.storage.engine import Engine
 from respkv.wire.messages import RangeResult, ReadResult, WriteAcks
 
@@ -283,7 +282,7 @@ class Coordinator:
             self._asks_stand_ins = True
         if len(able) >= wanted:
             return able
-        reader.fail(errors.NO_REPLICAS)
+        self.reads.give_up(reader)
         return ()
 
     def seal(self, now_us: int) -> None:

@@ -19,6 +19,7 @@ from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP
 from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
 from respkv.keyspace import keys
+from respkv.replication.levels import QUORUM
 from respkv.replication.replica import Replica, range_digest
 from respkv.replication.rounds import Collector, Reader, Round
 from respkv.replication.write_op import WriteSide
@@ -78,7 +79,7 @@ class ReadSide:
 
     __slots__ = (
         "_batches", "_late", "_live", "_others", "_ranges", "_replica", "_replicas", "_send", "_settle", "_writes",
-        "asked", "differing", "failed", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
+        "asked", "differing", "failed", "failed_by", "hedged", "next_seq", "now_us", "repaired_here", "repaired_there",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +109,8 @@ class ReadSide:
         self.now_us = 0
         self.asked = self.differing = self.failed = self.hedged = 0
         self.repaired_here = self.repaired_there = 0
+        #: ``failed`` by level
+        self.failed_by = [0, 0, 0, 0]
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -157,7 +160,7 @@ class ReadSide:
         reader.waiting += 1
         if not self._live(peer) or not self._send(peer, message):
             reader.waiting -= 1
-            reader.fail(errors.NO_REPLICAS)
+            self.give_up(reader)
             return
         self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US, failed)
 
@@ -355,7 +358,7 @@ class ReadSide:
         if other:
             self.ask_range(held.reader, other, held.start, end, self.now_us, failed)
         else:
-            held.reader.fail(errors.NO_REPLICAS)
+            self.give_up(held.reader)
 
     def _push_range(self, held: _Range, end: bytes, entries: list[bytes]) -> None:
         reader = held.reader
@@ -375,7 +378,7 @@ class ReadSide:
         try:
             self._range_elsewhere(held, end)
         except (ReadMiss, CorruptionError):
-            held.reader.fail(errors.NO_REPLICAS)
+            self.give_up(held.reader)
 
     def on_damage(self, message: ReadResult) -> None:
         """What is held here of the keys of an answer cannot be read: their readers are told."""
@@ -421,12 +424,22 @@ class ReadSide:
     def _fail(self, batch: _Batch, indexes: Any) -> None:
         """Nobody else can answer for these keys."""
         for index in indexes:
-            self.failed += 1
             place = batch.places[index]
             if place.__class__ is tuple:
+                self.count_failure(QUORUM)
                 place[0][place[1]] = errors.NO_REPLICAS
             else:
-                place.fail(errors.NO_REPLICAS)
+                self.give_up(place)
+
+    def give_up(self, reader: Reader) -> None:
+        """There are too few replicas for it."""
+        self.count_failure(reader.level)
+        reader.fail(errors.NO_REPLICAS)
+
+    def count_failure(self, level: int) -> None:
+        """A read of that level could not be made."""
+        self.failed += 1
+        self.failed_by[level] += 1
 
     def _peer_failed(self, batch: _Batch, seq: int) -> None:
         """One of the peers that were asked will not answer."""

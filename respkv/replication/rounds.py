@@ -52,6 +52,8 @@ class Round:
 class Reader(Protocol):
     """A request that waits for answers of other replicas: an operation of the general path."""
 
+    #: the level that it asks for
+    level: int
     #: answers that are still to come; ``resume`` is called when the last one has
     waiting: int
     #: something newer was found elsewhere and is here now

@@ -30,9 +30,12 @@ _LATE_LOOKED_AT: Final = 8
 class _Sent:
     """One cycle's writes: who got what, and who waits for which level. ``held``: numbers of messages to stand-ins."""
 
-    __slots__ = ("held", "payloads", "rounds", "waiting")
+    __slots__ = ("held", "payloads", "rounds", "sent_us", "waiting")
 
-    def __init__(self, payloads: dict[int, bytes], rounds: dict[int, Round], held: Sequence[int]) -> None:
+    def __init__(
+        self, payloads: dict[int, bytes], rounds: dict[int, Round], held: Sequence[int], sent_us: int
+    ) -> None:
+        self.sent_us = sent_us
         self.payloads = payloads
         self.rounds = rounds
         #: peers that have neither acked nor been given up
@@ -45,7 +48,8 @@ class WriteSide:
 
     __slots__ = (
         "_all_sets", "_held", "_live", "_me", "_missed", "_next_seq", "_pushes", "_send", "_send_encoded", "_sent",
-        "_set_of", "_settle", "_stand_ins", "_wanted", "gate", "held_bytes", "last_seq", "refusals", "sent_bytes",
+        "_set_of", "_settle", "_stand_ins", "_wanted", "failed", "gate", "held_bytes", "last_seq", "refusals",
+        "sent_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +83,8 @@ class WriteSide:
         self._wanted = (0, 0, 0, 0)
         self.last_seq = 0
         self.refusals = 0
+        #: by level: groups of a cycle's writes that did not get their quorum
+        self.failed = [0, 0, 0, 0]
         self.sent_bytes = self.held_bytes = 0
 
     def configure(
@@ -139,7 +145,7 @@ class WriteSide:
                 round_.undecided += 1
             if not rounds:
                 groups.append((number << 2, 0, peers))
-        self._sent[seq] = _Sent(reached, rounds, held)
+        self._sent[seq] = _Sent(reached, rounds, held, now_us)
         self.gate.open(seq, groups, now_us + ACK_TIMEOUT_US)
         self._look(seq)
 
@@ -273,6 +279,8 @@ class WriteSide:
                 if node_of(peer) == peer:
                     self._missed(peer, sent.payloads[peer])
         for seq, group, met in decisions:
+            if not met:
+                self.failed[group & 3] += 1
             round_ = self._sent[seq].rounds.get(group & 3)
             if round_ is not None:
                 round_.undecided -= 1
@@ -299,6 +307,14 @@ class WriteSide:
             oldest = islice(self._sent.values(), _LATE_LOOKED_AT)
             late.update((node_of(peer), None) for sent in oldest for peer in sent.waiting)
         return list(late)
+
+    def lags_us(self, now_us: int) -> dict[int, int]:
+        """By peer: the age of the oldest message that it has not acked. O(cycles open)."""
+        found: dict[int, int] = {}
+        for sent in self._sent.values():
+            for peer in sent.waiting:
+                found.setdefault(node_of(peer), max(0, now_us - sent.sent_us))
+        return found
 
     def busy(self) -> bool:
         """True while answers are awaited."""

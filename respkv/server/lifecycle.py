@@ -314,6 +314,7 @@ class Server:
             links.start()
         except ListenError as error:
             raise StartError(str(error)) from error
+        self.node.metrics.attach("links", links.stats)
         self.reactor.join_ring(links)
         self._call_later(0, self._tick_links)
 

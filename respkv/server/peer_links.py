@@ -120,7 +120,9 @@ class PeerLinks:
         #: dials of addresses given by name
         self._turns: dict[Address, int] = {}
         self._closed = False
-        self._totals = dict.fromkeys(("accepted", "protocol_errors", "late_handshakes", "bytes_in", "bytes_out"), 0)
+        self._totals = dict.fromkeys(
+            ("accepted", "protocol_errors", "late_handshakes", "refused", "bytes_in", "bytes_out"), 0
+        )
 
     @property
     def addresses(self) -> list[Address]:
@@ -393,6 +395,7 @@ class PeerLinks:
     def _refused(self, link: _Link, reason: str) -> None:
         """The handshake ended with a no, from here or from there."""
         if link.address is None and reason != MYSELF:
+            self._totals["refused"] += 1
             self._complain(link.host.rpartition(":")[0], f"The node at {link.host} is not taken in: {reason}")
         self._end(link, reason)
 

@@ -234,10 +234,6 @@ class Engine:
         """Why clients' writes must be refused now; None when they need not."""
         return self._refusal
 
-    @property
-    def writable(self) -> bool:
-        return self._refusal is None
-
     def tick(self) -> bool:
         """Small duties, every 100 ms or so: free retired memory in slices, retry a full disk.
 
@@ -348,14 +344,12 @@ class Engine:
 
     # Scans
 
-    def scan(
-        self, start: bytes, end: bytes | None = None, *, wait: bool = False, without: Container[int] = ()
-    ) -> Entries:
+    def scan(self, start: bytes, end: bytes | None = None, *, wait: bool = False, skip: Container[int] = ()) -> Entries:
         """The newest (key, record) of each key in [start, end), in key order, tombstones included.
 
         A range must not span spaces. Raises ReadMiss unless ``wait``: fetch the block and scan again from
         after the last key. Use it up within one cycle: what is written meanwhile may or may not show. Raises
-        CorruptionError for a damaged table in the range, but not in a local space. Tables ``without`` are left out.
+        CorruptionError for a damaged table in the range, but not in a local space. Tables to ``skip`` are left out.
         """
         if defers(start[:1], (self.memtable, *self._retired)):
             self.list_deferred()
@@ -370,7 +364,7 @@ class Engine:
             readers: list[AnyTable] = [
                 readers_by_id[table.file_id]
                 for table in run.tables
-                if table.largest >= start and (end is None or table.smallest < end) and table.file_id not in without
+                if table.largest >= start and (end is None or table.smallest < end) and table.file_id not in skip
             ]
             if readers and local:
                 sources.append(passing_over(readers, start, end, self._catalog.damaged))
@@ -549,8 +543,7 @@ class Engine:
 
     def piece_of(self, file_id: int, start: bytes) -> Piece | None:
         """A part of a table from ``start`` on, damage told; None without that table. ReadMiss passes through."""
-        table = self._catalog.readers.get(file_id)
-        return None if table is None else piece_of(table, start)
+        return piece_of(self._catalog.readers.get(file_id), start)
 
     def take_news(self) -> list[tuple[str, str]]:
         """(path, reason) of tables found damaged since the last call; for the server's log."""

@@ -84,8 +84,10 @@ class Piece(NamedTuple):
     end: bytes
 
 
-def piece_of(table: AnyTable, start: bytes) -> Piece:
+def piece_of(table: AnyTable | None, start: bytes) -> Piece | None:
     """The block at ``start`` (in the table's range); all the rest of a lost table. ReadMiss passes through."""
+    if table is None:
+        return None
     end = table.meta.largest + b"\0"
     if isinstance(table, LostTable):
         return Piece(None, end)

@@ -119,6 +119,14 @@ class FakeRing:
     def status(self) -> str:
         return "waiting for 2 of 3 nodes" if self.ring is None else "member of a ring of 3"
 
+    def peers(self) -> dict[int, dict[str, int | str]]:
+        if self.membership is None:
+            return {}
+        return {short: {"state": "alive", "rtt_us": short, "lag_ms": 10 * short} for short in self.membership.others}
+
+    def summary(self) -> dict[str, int]:
+        return {"hints_pending": sum(self.repair.hints.values()), "replication_lag_ms": 30}
+
     def stats(self) -> dict[str, int]:
         mesh = {f"mesh_{name}": value for name, value in self.mesh.stats().items()}
         return {"formed": 1, "ring_epoch": self.ring.epoch if self.ring else 0, **mesh, **self.repair.stats()}

@@ -96,6 +96,9 @@ def test_the_form() -> None:
     assert isinstance(reply, bytes) and reply.startswith(b"=34\r\ntxt:# Cluster\r\n")
 
 
+EVERYTHING = [*DEFAULT[:8], "Commandstats", "Errorstats", "Latencystats", "Cluster", "Keyspace", "Ring", "Respkv"]
+
+
 @pytest.mark.parametrize(
     ("words", "names"),
     [
@@ -106,8 +109,8 @@ def test_the_form() -> None:
         (["nope", "memory"], ["Memory"]),
         (["respkv"], ["Respkv"]),
         (["default", "commandstats"], [*DEFAULT[:8], "Commandstats", *DEFAULT[8:]]),
-        (["all"], [*DEFAULT[:8], "Commandstats", "Errorstats", "Latencystats", "Cluster", "Keyspace", "Respkv"]),
-        (["everything"], [*DEFAULT[:8], "Commandstats", "Errorstats", "Latencystats", "Cluster", "Keyspace", "Respkv"]),
+        (["all"], EVERYTHING),
+        (["everything"], EVERYTHING),
     ],
 )
 def test_choice_of_sections(words: list[str], names: list[str]) -> None:
@@ -279,3 +282,18 @@ def test_a_ring_that_is_not_formed_is_loading() -> None:
     assert found["loading"] == "1" and found["loading_eta_seconds"] == "1"
     found = sections(connect(join(FakeServer(), FakeRing())), "persistence")["Persistence"]
     assert found["loading"] == "0" and "loading_eta_seconds" not in found
+
+
+def test_a_single_node_has_no_ring_section() -> None:
+    assert sections(FakeServer().client(), "ring") == {} and "Ring" not in sections(FakeServer().client(), "everything")
+
+
+def test_the_ring_and_its_peers() -> None:
+    ring = FakeRing()
+    ring.repair.hints = {2: 4}
+    client = connect(join(FakeServer(), ring))
+    found = sections(client, "ring")["Ring"]
+    assert found["respkv_ring_status"] == "member of a ring of 3" and found["respkv_ring_hints_pending"] == "4"
+    assert found["respkv_peer2"] == "state=alive,rtt_us=2,lag_ms=20" and "respkv_peer1" not in found
+    replication = sections(client, "replication")["Replication"]
+    assert replication["respkv_replication_lag_ms"] == "30" and replication["respkv_peer3"].endswith("lag_ms=30")

@@ -97,6 +97,8 @@ def test_status_is_flat() -> None:
     answer = mapped(client("RKV.STATUS"))
     assert answer[b"status"] == b"member of a ring of 3" and answer[b"formed"] == b"yes" and answer[b"myself"] == 1
     assert answer[b"slots_ok"] == SLOT_COUNT and answer[b"slots_fail"] == 0
+    assert answer[b"hints_pending"] == 3 and answer[b"replication_lag_ms"] == 30
+    assert answer[b"peer_2"] == b"state=alive,rtt_us=2,lag_ms=20" and b"peer_1" not in answer
     assert answer[b"ring_epoch"] == 1 and answer[b"mesh_sent_messages"] == 11 and answer[b"hint_entries"] == 3
     assert not any(isinstance(value, list) for value in answer.values())
 

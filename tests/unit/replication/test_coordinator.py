@@ -19,6 +19,7 @@ class Asker:
     """A request of the general path, as the coordinator sees it."""
 
     def __init__(self) -> None:
+        self.level = QUORUM
         self.waiting = 0
         self.changed = False
         self.resumed = 0
@@ -67,6 +68,22 @@ def test_a_write_that_nobody_confirms_is_unknown_and_is_hinted() -> None:
     group.part(1, 3)
     assert one.settled_rounds() == 1 and out == [errors.OUTCOME_UNKNOWN]
     assert sorted(peer for peer, _ in one.missed) == [2, 3]
+
+
+def test_how_far_a_peer_is_behind() -> None:
+    group, out = Group(), []
+    one = group.sides[1]
+    assert one.coordinator.writes.lags_us(group.now_us) == {}
+    one.set(b"k", b"v", out)
+    one.end_cycle()
+    group.now_us += 70_000
+    one.set(b"k", b"w", out)
+    one.end_cycle()
+    group.wire = [row for row in group.wire if row[1] != 3]
+    group.deliver()
+    assert one.coordinator.writes.lags_us(group.now_us + 5_000) == {3: 75_000}
+    group.pass_us(10_000_000)
+    assert one.coordinator.writes.lags_us(group.now_us) == {} and one.coordinator.writes.failed == [0, 0, 0, 0]
 
 
 def test_an_ack_that_does_not_come_in_time() -> None:
@@ -282,6 +299,7 @@ def test_damage_at_all_peers_is_no_quorum(end: bytes) -> None:
     asker = ask(group, KEY, end=end)
     group.deliver()
     assert asker.failures[0] == errors.NO_REPLICAS and asker.waiting == 0
+    assert group.sides[1].coordinator.reads.failed_by == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("end", [b"", keys.after(KEY)])

@@ -269,7 +269,7 @@ def test_a_failed_job_is_offered_again_and_its_files_go() -> None:
     for _ in range(10):
         engine.tick()
     driver.settle()
-    assert engine.stats()["runs"] == 1 and engine.stats()["job_failures"] == 1 and engine.writable
+    assert engine.stats()["runs"] == 1 and engine.stats()["job_failures"] == 1 and engine.refusal() is None
 
 
 def test_a_job_that_fails_for_space_frees_the_ballast() -> None:
@@ -364,17 +364,17 @@ def test_a_full_disk_refuses_writes_and_takes_them_again() -> None:
     engine = driver.engine
     fs.capacity = fs.used() + 1000
     fill(engine, range(250))
-    assert engine.refusal() == "disk full" and not engine.writable
+    assert engine.refusal() == "disk full" and engine.refusal() is not None
     assert not fs.exists("/d/BALLAST")
     assert engine.stats()["memtables_retired"] == 0
     assert engine.get(key(3)) == record(3), "reads go on"
     engine.put(key(3), record(0, kind=0))
     engine.commit()
     engine.tick()
-    assert not engine.writable
+    assert engine.refusal() is not None
     fs.capacity = None
     engine.tick()
-    assert engine.writable and fs.exists("/d/BALLAST")
+    assert engine.refusal() is None and fs.exists("/d/BALLAST")
     driver.settle()
     fill(engine, range(250, 260))
     driver.settle()

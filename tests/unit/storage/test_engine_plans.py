@@ -88,7 +88,7 @@ def test_a_full_disk_at_a_manifest_update_refuses_writes_and_is_tried_again() ->
     assert engine.refusal() == "disk full", "but not for a segment"
     fs.capacity = None
     engine.tick()
-    assert engine.writable and fs.exists("/d/BALLAST")
+    assert engine.refusal() is None and fs.exists("/d/BALLAST")
     engine.check_invariants()
     assert opened(fs.copy()).engine.meta("long") == bytes(2000)
 
@@ -108,7 +108,7 @@ def test_other_errors_of_a_manifest_update_are_tried_again_without_refusing_writ
 
     fs.open_read = no_descriptors  # type: ignore[method-assign]
     failing(engine, OSError)
-    assert engine.writable
+    assert engine.refusal() is None
     fs.open_read = real_open  # type: ignore[method-assign]
     for _ in range(12):
         engine.tick()

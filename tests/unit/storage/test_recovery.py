@@ -193,12 +193,12 @@ def test_opening_on_a_full_disk_gives_up_the_ballast_then_the_room_for_more() ->
     fs.capacity = fs.used() + 1000 + (6 << 20)
     big = EngineOptions(memtable_bytes=64 << 20, ballast_bytes=1 << 12)
     engine = open_engine(fs, "/d", big, derive=derive)
-    assert engine.get(b"\x00k4") == b"v4" and not engine.writable
+    assert engine.get(b"\x00k4") == b"v4" and engine.refusal() is not None
     engine.tick()
-    assert not engine.writable
+    assert engine.refusal() is not None
     fs.capacity += 400 << 20
     engine.tick()
-    assert engine.writable
+    assert engine.refusal() is None
     engine.put(b"\x00k5", b"v5")
     engine.commit()
     engine.check_invariants()
