@@ -91,8 +91,8 @@ class Spread:
         dispatcher, session = self._dispatcher, self._session
         try:
             return Operation(dispatcher, session, self._spec, words, self._level).start()
-        except CorruptionError as damage:
-            return dispatcher.elsewhere(session, self._spec, words, self._level, damage)
+        except CorruptionError:
+            return dispatcher.elsewhere(session, self._spec, words, self._level)
 
     def _done(self, number: int, reply: bytes) -> None:
         self._replies[number] = reply

@@ -264,6 +264,10 @@ class Forwards:
         held = next(iter(self._open.values()), None)
         return [held.target] if held is not None and held.deadline_us - now_us <= FORWARD_TIMEOUT_US - LATE_US else []
 
+    def busy(self) -> bool:
+        """True while ``on_timer`` is needed."""
+        return bool(self._open)
+
     def on_timer(self, now_us: int) -> None:
         """Give up what takes too long. O(expired): deadlines ascend."""
         while self._open:

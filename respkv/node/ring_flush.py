@@ -92,6 +92,10 @@ class RingFlush:
             if held.waiting.pop(peer, self) is None:
                 self._look(seq)
 
+    def busy(self) -> bool:
+        """True while ``on_timer`` is needed."""
+        return bool(self._open)
+
     def on_timer(self, now_us: int) -> None:
         """Give up."""
         for seq in [seq for seq, held in self._open.items() if now_us >= held.deadline_us]:

@@ -39,6 +39,7 @@ from respkv.node.ring_flush import RingFlush
 from respkv.node.ring_member import RingMember
 from respkv.node.ring_pubsub import RingPubSub
 from respkv.node.ring_settings import RingSettings
+from respkv.node.ring_timers import RingTimers
 from respkv.node.ring_view import RingView
 from respkv.node.ring_wait import RingWait
 from respkv.node.ring_walk import RingWalk
@@ -77,11 +78,6 @@ from respkv.wire.messages import (
 if TYPE_CHECKING:
     from respkv.node.node import Node
 
-TICK_US: Final = 10_000
-#: The loop stood still when its timer is this late.
-_LAG_US: Final = 100_000
-#: A member that is slow is probed for that at most this often.
-_LOOK_AGAIN_US: Final = 1_000_000
 #: Messages that wait for a block. More are answered BUSY.
 _WAITING_MAX: Final = 4096
 
@@ -97,9 +93,6 @@ class RingNode(RingView):
         self.node = node
         self.settings = settings
         self._seq = keyspace.clock.last  # No answer to a question of an earlier life can be taken for one of this.
-        self._ticked_us = 0
-        #: when members that took long to answer were probed for it
-        self._looked_us: dict[int, int] = {}
         self._waiting = 0
         self._outgoing: list[tuple[int, list[bytes]]] = []
         self._unshown: deque[tuple[int, list[tuple[int, list[bytes]]]]] = deque()
@@ -159,7 +152,7 @@ class RingNode(RingView):
         node.metrics.attach("ring", lambda: figures_of(self))
         if self.member.ring is not None and self.member.placement is not None:
             self._on_ring(self.member.ring, self.member.placement)
-        node.after_us(TICK_US, self._tick)
+        self._timers = RingTimers(self)
 
     def _make_handlers(self) -> dict[type, Callable[[int, Any], None]]:
         """Who takes which message of a member."""
@@ -240,6 +233,7 @@ class RingNode(RingView):
             acks, self._acks = self._acks, {}
             for peer, (done, refused) in acks.items():
                 self.send(peer, WriteAcks(done, tuple(refused)))
+        self._timers.look()
 
     def before_commit(self) -> None:
         """The open batch is about to be logged."""
@@ -468,36 +462,6 @@ class RingNode(RingView):
     def _is_busy(self) -> bool:
         """Clients wait: repair goes slowly."""
         return self.node.pressure() > 0
-
-    # -- time --------------------------------------------------------------------------------------
-
-    def _tick(self) -> None:
-        node = self.node
-        now_us = node.now_us
-        late_us = now_us - self._ticked_us - TICK_US
-        if self._ticked_us and late_us > _LAG_US:
-            self.member.loop_lag(late_us)
-        self._ticked_us = now_us
-        if now_us >= self.member.next_timer_us():
-            self.member.on_timer(now_us)
-        self._look_after_late(now_us)
-        self.coordinator.on_timer(now_us)
-        self.forwards.on_timer(now_us)
-        self.flushes.on_timer(now_us)
-        self.waits.on_timer(now_us)
-        self.watch.on_timer(now_us)
-        self.mend.on_timer(now_us)
-        self.walks.on_timer(now_us)
-        if now_us >= self.repair.next_timer_us():
-            self.repair.on_timer(now_us)
-        node.after_us(TICK_US, self._tick)
-
-    def _look_after_late(self, now_us: int) -> None:
-        """Whoever takes long to answer is probed now instead of when its turn comes: clients wait for it."""
-        for short in (*self.coordinator.late(now_us), *self.forwards.late(now_us)):
-            if now_us - self._looked_us.get(short, -_LOOK_AGAIN_US) >= _LOOK_AGAIN_US:
-                self._looked_us[short] = now_us
-                self.member.unanswered(short, now_us)
 
     # -- plans -------------------------------------------------------------------------------------
 

@@ -88,6 +88,10 @@ class RingWait:
         self._waiting.append((pending, enough))
         return pending
 
+    def busy(self) -> bool:
+        """True while ``on_timer`` is needed."""
+        return bool(self._waiting)
+
     def on_timer(self, now_us: int) -> None:
         """Look who may go on."""
         if not self._waiting:

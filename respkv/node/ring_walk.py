@@ -197,6 +197,10 @@ class RingWalk:
         for op in [op for op, held in self._open.items() if held[0] == peer]:
             self._open.pop(op)[2](CLUSTER_DOWN)
 
+    def busy(self) -> bool:
+        """True while ``on_timer`` is needed."""
+        return bool(self._open)
+
     def on_timer(self, now_us: int) -> None:
         """Give up what takes too long. O(expired): deadlines ascend."""
         while self._open:
