@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
 from respkv.base.limits import COMMANDS_PER_TURN, CYCLE_US_MAX, WALK_STEPS_PER_TURN
 from respkv.causality.record import pack_string_head
+from respkv.commands.hotkeys import sample_request
 from respkv.commands.notifications import apply_and_tell, telling_walk
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import CommandSpec, Flag, Form
@@ -30,6 +31,7 @@ from respkv.keyspace.counts import LIVE
 from respkv.keyspace.keys import RECORD_KEY_AT
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.view import View
+from respkv.metrics.hot_keys import HotKeys
 from respkv.metrics.registry import CommandStats, Registry
 from respkv.resp import errors
 from respkv.resp.reply import BULK_HEADS, OK, QUEUED, encode, error
@@ -84,6 +86,7 @@ class Dispatcher:
         "fast_reads",
         "fast_writes",
         "fetch",
+        "hot",
         "keyspace",
         "limit_bytes",
         "plain",
@@ -114,6 +117,7 @@ class Dispatcher:
         self.registry = registry
         self.server = server
         self.fetch = fetch
+        self.hot = HotKeys(server.rng)
         self._views: dict[int, View] = {}
         self._ended_us = self._general_us = 0
         #: GETs and SETs of this cycle that the fast path served; whoever releases their replies resets them
@@ -156,12 +160,11 @@ class Dispatcher:
         node, server, quick, ruled = clock.node, self.server, self._quick.get, self.ruled
         now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
         began_us = self._ended_us = self._clock_us()
-        self._general_us = 0
         special: list[tuple[Any, Any]] = []
         reply: Any
-        reads = writes = mark = unchecked = 0
+        self._general_us = reads = writes = mark = unchecked = 0
         batch = keyspace.engine.batch
-        last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
+        last, grown, db, logical, stale, over, left = clock.last, 0, 0, -1, True, False, self.hot.left
         for turn in turns:
             if over or turn.session.closing:  # A request of this sweep has killed it.
                 special.append((turn, None))
@@ -175,14 +178,14 @@ class Dispatcher:
             reads_before, writes_before, taken, pending = reads, writes, 0, None
             while requests := parser.take():
                 waiting = iter(requests)
-                taken += len(requests)
+                taken += (size := len(requests))
+                left = left - size if left > size else self._sample(requests, left - size)
                 for argv in waiting:
                     if stale:
                         # What is held in locals is fetched anew after each request of the general path.
                         fast = session.plain and self.plain
                         direct = fast and self._direct
-                        logical = session.db
-                        db = keyspace.stored[logical]
+                        db = keyspace.stored[logical := session.db]
                         rows, old_rows = keyspace.cache.rows(db), keyspace.cache.old.get(db)
                         prefixes = keyspace.prefixes(db)
                         memtable, batch = keyspace.engine.memtable, keyspace.engine.batch
@@ -259,6 +262,7 @@ class Dispatcher:
             if unchecked >= 256:
                 unchecked = 0
                 over = self._clock_us() > until_us
+        self.hot.left = left
         if not stale:
             clock.last = last
         if grown:
@@ -266,6 +270,12 @@ class Dispatcher:
         if reads or writes:
             self._count_fast(reads, writes, began_us)
         return special
+
+    def _sample(self, requests: list[Any], left: int) -> int:
+        """Some of these requests are to be sampled: ``hot.left`` has come to ``left`` with them. Its new value."""
+        for at in self.hot.overdue(len(requests), left):
+            sample_request(self.hot, self.table, requests[at])
+        return self.hot.left
 
     def _run_checked(self, session: Session, argv: Any, parser: Any, index: int, view: View | None) -> Any:
         """A request that may not even be one; ``view`` is None unless session and node are plain.

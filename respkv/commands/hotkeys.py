@@ -46,6 +46,8 @@ FEW_SLOTS: Final = error(b"ERR not enough slot numbers provided")
 BAD_SLOT: Final = error(b"ERR Invalid or out of range slot")
 SLOT_TWICE: Final = error(b"ERR duplicate slot number")
 
+#: The words of GET and SET, and whether they write: most requests, and looked at without the table.
+_PLAIN: Final = {b"GET": False, b"get": False, b"SET": True, b"set": True}
 _INT_MAX: Final = (1 << 31) - 1
 _COUNT: Final = 10
 _ALL_SLOTS: Final = ((0, SLOT_COUNT - 1),)
@@ -78,15 +80,22 @@ def totals(server: Server) -> Totals:
 
 def sample_request(keys: HotKeys, table: CommandTable, argv: object) -> None:
     """Count the keys of a request that was picked (``HotKeys.picks``), whatever the parser made of it. O(keys)."""
-    if not isinstance(argv, list) or len(argv) < 2 or not all(word.__class__ is bytes for word in argv):
+    if not isinstance(argv, list) or len(argv) < 2:
+        return
+    if len(argv) <= 3 and argv[0].__class__ is argv[1].__class__ is argv[-1].__class__ is bytes:
+        write = _PLAIN.get(argv[0])
+        if write is not None and len(argv) == 2 + write:
+            keys.sample(argv[1], write)
+            return
+    if not all(word.__class__ is bytes for word in argv):
         return
     spec = table.resolve(argv)
     if spec is None or not spec.fits(len(argv)):
         return
-    write = bool(spec.flags & Flag.WRITE)
+    writes = bool(spec.flags & Flag.WRITE)
     for positions in spec.keys:
         for at in positions.keys(argv):
-            keys.sample(argv[at], write)
+            keys.sample(argv[at], writes)
 
 
 # -- START -------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from respkv.commands.spread import CUT, Spread
 from respkv.keyspace.counts import LIVE
 from respkv.keyspace.view import View
 from respkv.replication.coordinator import Coordinator
-from respkv.replication.levels import ALL, QUORUM
+from respkv.replication.levels import ALL, EVENTUAL, QUORUM
 from respkv.replication.rounds import WRITTEN
 from respkv.resp import errors
 from respkv.resp.reply import BULK_HEADS, error
@@ -77,9 +77,9 @@ class RingDispatcher(Dispatcher):
         node, ready, asks, ruled = clock.node, coordinator.ready, coordinator.asks, self.ruled
         now_us, until_us = server.now_us, server.now_us + CYCLE_US_MAX
         began_us = self._ended_us = self._clock_us()
-        self._general_us = 0
         special: list[tuple[Any, Any]] = []
-        batch, reads, writes, unchecked = keyspace.engine.batch, 0, 0, 0
+        self._general_us = reads = writes = unchecked = 0
+        batch, left = keyspace.engine.batch, self.hot.left
         coordinator.begin_own()
         last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
         for turn in turns:
@@ -96,7 +96,8 @@ class RingDispatcher(Dispatcher):
             reads_before, writes_before, taken, pending, asked, mark = reads, writes, 0, None, False, reads + writes
             while requests := parser.take():
                 waiting = iter(requests)
-                taken += len(requests)
+                taken += (size := len(requests))
+                left = left - size if left > size else self._sample(requests, left - size)
                 for argv in waiting:
                     if stale:
                         fast = session.plain and self.plain
@@ -184,11 +185,10 @@ class RingDispatcher(Dispatcher):
                 server.relieve()
             unchecked += taken
             if unchecked >= 256:
-                unchecked = 0
-                over = self._clock_us() > until_us
+                unchecked, over = 0, self._clock_us() > until_us
         if not stale:
             clock.last = last
-        self._end_turns(reads, writes, grown, began_us)
+        self._end_turns(reads, writes, grown, began_us, left)
         return special
 
     def _general(self, turn: Turn, argv: Any, requests: list[Any], waiting: Any, fast: bool) -> Any:
@@ -224,8 +224,9 @@ class RingDispatcher(Dispatcher):
             parser.give_back(list(waiting), used)
         return pending
 
-    def _end_turns(self, reads: int, writes: int, grown: int, began_us: int) -> None:
-        """The end of a sweep: what its fast path has counted."""
+    def _end_turns(self, reads: int, writes: int, grown: int, began_us: int, left: int) -> None:
+        """The end of a sweep: what its fast path has counted; ``left``: requests before the next sample."""
+        self.hot.left = left
         if grown:
             self.keyspace.cache.grow(grown)
         self.coordinator.end_own()
@@ -331,6 +332,8 @@ class RingDispatcher(Dispatcher):
                 return Spread(self, session, spec, argv, level).start()
             raise CommandError(answer)
         if target != coordinator.me:
+            if level == EVENTUAL and len(slots) == 1 and spec.flags & Flag.READONLY and self._is_hot(spec, argv):
+                target = coordinator.spread(slots[0]) or target
             return self.pass_on(session, target, [argv], level)
         make = Operation if spec.form is Form.DATA else KeyedWalk
         operation = make(self, session, spec, argv, level)
@@ -340,6 +343,11 @@ class RingDispatcher(Dispatcher):
             return operation.start()
         except CorruptionError:
             return self.elsewhere(session, spec, argv, level)
+
+    def _is_hot(self, spec: CommandSpec, argv: list[bytes]) -> bool:
+        """Whether a request's first key is among those asked for most. All replicas answer for such a key, in turn."""
+        first = next((argv[at] for keyspec in spec.keys for at in keyspec.keys(argv)), b"")
+        return self.hot.is_hot(first)
 
     def elsewhere(
         self, session: Session, spec: CommandSpec, argv: list[bytes], level: int

@@ -85,8 +85,8 @@ class SpaceSaving:
             count = counter.count
             counter.count = count + 1
             counter.writes += write
-            self._leave(count, key)
             # If it was the only one of the smallest count, it is the smallest one still.
+            self._leave(count, key)
             self._enter(count + 1, key)
             return
         error = 0
@@ -262,7 +262,7 @@ class Tracking:
 class HotKeys:
     """The sampler of a node, its always-on sketch, and the tracking session if there is one."""
 
-    __slots__ = ("_left", "_rng", "oversized", "samples", "sketch", "tracking")
+    __slots__ = ("_rng", "left", "oversized", "samples", "sketch", "tracking")
 
     def __init__(self, rng: Rng, *, capacity: int = CAPACITY) -> None:
         self._rng = rng
@@ -271,20 +271,26 @@ class HotKeys:
         #: Requests that were sampled, ever.
         self.samples = 0
         self.oversized = 0
-        self._left = 0
+        #: Requests until the next one that is sampled. The dispatcher counts it down by itself, see ``overdue``.
+        self.left = 0
         self._draw()
 
     def note(self, key: bytes, write: bool) -> None:  # HOT: hot_keys
         """A request for ``key``. One in ``INTERVAL`` is counted, the others cost a subtraction."""
-        self._left -= 1
-        if self._left <= 0:
+        self.left -= 1
+        if self.left <= 0:
             self._draw()
             self.sample(key, write)
 
     def picks(self, count: int) -> Sequence[int]:  # HOT: hot_keys
         """``count`` requests came at once: the indexes of those to ``sample``, mostly none. O(1 + count / 64)."""
-        self._left -= count
-        return _NONE if self._left > 0 else self._picked(count)
+        self.left -= count
+        return _NONE if self.left > 0 else self._picked(count)
+
+    def overdue(self, count: int, left: int) -> Sequence[int]:
+        """As ``picks`` of ``count``, for who has already counted them off: ``left`` is 0 or less."""
+        self.left = left
+        return self._picked(count)
 
     def sample(self, key: bytes, write: bool) -> None:
         """Count a request that was chosen. O(1), but once in ``WINDOW`` samples."""
@@ -319,7 +325,7 @@ class HotKeys:
 
     def check_invariants(self) -> None:
         """Those of the sketches."""
-        assert self._left > 0
+        assert self.left > 0
         self.sketch.check_invariants()
         if self.tracking is not None:
             self.tracking.sketch.check_invariants()
@@ -329,12 +335,13 @@ class HotKeys:
         return f"<HotKeys samples={self.samples} {self.sketch.stats()}>"
 
     def _draw(self) -> None:
-        self._left += self._rng.randrange(1, 2 * INTERVAL)
+        # 1 to 127, and 64 on average. ``randrange`` would be half of what a sample costs.
+        self.left += self._rng.getrandbits(7) or INTERVAL
 
     def _picked(self, count: int) -> list[int]:
-        """``_left`` has been passed: draw until it is ahead again."""
+        """``left`` has been passed: draw until it is ahead again."""
         found = []
-        while self._left <= 0:
-            found.append(count - 1 + self._left)
+        while self.left <= 0:
+            found.append(count - 1 + self.left)
             self._draw()
         return found

@@ -121,6 +121,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("respkv_merges_written_back_total", _C, "siblings.written_back", "Merged values put in place of siblings"),
     Metric("respkv_sibling_actors_total", _C, "siblings.actors_issued", "Actors given out for writing siblings"),
     Metric("respkv_writes_refused", _G, "writes_refused", "1 while writes are refused"),
+    Metric("respkv_hot_key_samples_total", _C, "hot_keys.hot_key_samples", "Requests looked at for hot keys"),
+    Metric("respkv_hot_keys", _G, "hot_keys.hot_keys", "Keys with at least 1 in 50 of the latest requests"),
     # Of a ring's member alone. A peer is named by its short id.
     Metric("respkv_ring_formed", _G, "ring.formed", "1 once the ring is decided"),
     Metric("respkv_ring_members", _G, "ring.members", "Nodes of the ring, this one included"),

@@ -16,7 +16,7 @@ from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.routing import key_slots
 from respkv.commands.session import Pending, Server, Session
 from respkv.commands.spec import Flag
-from respkv.replication.levels import ALL
+from respkv.replication.levels import ALL, EVENTUAL
 from respkv.replication.write_op import LATE_US
 from respkv.resp import errors
 from respkv.resp.reply import encode
@@ -28,6 +28,13 @@ FORWARD_TIMEOUT_US: Final = 3_000_000
 FORWARDS_MAX: Final = 65_536
 #: Sessions of other nodes' connections, and how long an idle one is kept.
 SESSIONS_MAX: Final = 20_000
+
+
+_RANDOM: Final = "nondeterministic_output"
+#: Who waits for the answer of one read, at most.
+JOINED_MAX: Final = 4096
+#: A read: stored database, RESP version, user, words. Two that are equal may have one answer.
+Same = tuple[int, int, bytes, tuple[bytes, ...]]
 
 
 class _Open(NamedTuple):
@@ -67,8 +74,8 @@ class Forwards:
     """Both ends. ``send(short, message)`` is False when there is no link."""
 
     __slots__ = (
-        "_dispatcher", "_first_op", "_linked", "_next_op", "_open", "_send", "_server", "_sessions", "_unsent",
-        "executed", "sent",
+        "_dispatcher", "_first_op", "_linked", "_next_op", "_open", "_reads", "_send", "_server", "_sessions",
+        "_unsent", "executed", "joined", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -89,7 +96,9 @@ class Forwards:
         self._open: dict[int, _Open] = {}
         self._unsent: list[tuple[int, Forward]] = []
         self._sessions: dict[tuple[int, int], Session] = {}
-        self.sent = self.executed = 0
+        #: reads under way at EVENTUAL -> who waits for their answers
+        self._reads: dict[Same, list[Pending]] = {}
+        self.sent = self.executed = self.joined = 0
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -110,18 +119,48 @@ class Forwards:
             raise CommandError(errors.TRY_AGAIN)
         if not self._linked(target):
             raise CommandError(errors.NO_REPLICAS)
-        op = self.next_op()
-        keyspace = self._server.keyspace
+        op, db = self.next_op(), self._server.keyspace.stored[session.db]
+        same: Same | None = None
+        spec = specs[0] if level == EVENTUAL and len(specs) == 1 else None
+        if spec is not None and spec.flags & Flag.READONLY and _RANDOM not in spec.tips:
+            same = (db, session.proto, session.user, tuple(commands[0]))
+            if (joined := self._join(same)) is not None:
+                return joined
         message = Forward(
-            op, session.id, keyspace.stored[session.db], session.proto, level, 0, FORWARD_TIMEOUT_US,
-            session.user, tuple(map(tuple, commands)),
-        )  # fmt: skip
+            op, session.id, db, session.proto, level, 0, FORWARD_TIMEOUT_US, session.user, tuple(map(tuple, commands))
+        )
         self._unsent.append((target, message))
         self.sent += 1
         pending = Pending()
+        answer = pending if same is None else self._lead(same, pending)
         deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
-        self._open[op] = _Open(pending, target, deadline_us, writes, reads, message)
+        self._open[op] = _Open(answer, target, deadline_us, writes, reads, message)
         return pending
+
+    def _join(self, same: Same) -> Pending | None:
+        """Wait for the answer of a read that is under way already. EVENTUAL promises nothing about reading one's own
+        writes, so an answer may be a little older than the question. None: there is none, or too many wait for it."""
+        waiting = self._reads.get(same)
+        if waiting is None or len(waiting) >= JOINED_MAX:
+            return None
+        self.joined += 1
+        waiting.append(Pending())
+        return waiting[-1]
+
+    def _lead(self, same: Same, pending: Pending) -> Pending:
+        """A read goes out for ``pending``, and for who joins it meanwhile."""
+        waiting = self._reads[same] = [pending]
+        answer = Pending()
+
+        def done() -> None:
+            assert answer.reply is not None
+            if self._reads.get(same) is waiting:
+                del self._reads[same]
+            for each in waiting:
+                each.complete(answer.reply)
+
+        answer.on_done = done
+        return answer
 
     def seal(self) -> None:
         """The cycle is over: send what is to be executed, behind what the cycle has written. The target then knows of
@@ -286,5 +325,6 @@ class Forwards:
             "forwards_open": len(self._open),
             "forwards_sent": self.sent,
             "forwards_executed": self.executed,
+            "forwards_joined": self.joined,
             "forward_sessions": len(self._sessions),
         }

@@ -217,6 +217,7 @@ class Node(NodeErrands):
         self.metrics.attach("memory", self.memory)
         self.metrics.attach("databases", self._database_figures)
         self.metrics.attach("server", self._server_figures)
+        self.metrics.attach("hot_keys", self.dispatcher.hot.stats)
 
     def _storage_figures(self) -> dict[str, int | float]:
         return self.engine.stats()

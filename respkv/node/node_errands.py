@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from respkv.commands.dispatch import Dispatcher
     from respkv.keyspace.apply import Applier
     from respkv.keyspace.keyspace import Keyspace
+    from respkv.metrics.hot_keys import HotKeys
     from respkv.node.duties import Duties
     from respkv.node.ring_node import RingNode
     from respkv.node.snapshots import Snapshots
@@ -36,6 +37,11 @@ class NodeErrands:
     now_us: int
     _written_us: int
     refresh_refusal: Callable[[], None]
+
+    @property
+    def hot_keys(self) -> HotKeys:
+        """The keys that are asked for most."""
+        return self.dispatcher.hot
 
     # -- on a ring ---------------------------------------------------------------------------------
 

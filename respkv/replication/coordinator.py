@@ -38,7 +38,7 @@ class Coordinator:
         "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_open", "_own",
         "_own_from", "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tick_us", "asks",
         "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready", "replica",
-        "slot_of", "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
+        "slot_of", "spread_reads", "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -87,6 +87,8 @@ class Coordinator:
         self.asks: list[Collector | None] = [None] * SLOT_COUNT
         #: requests that met damaged data of this node, and left it to another replica
         self.moved = 0
+        #: reads of hot keys that went to whichever replica's turn it was
+        self.spread_reads = 0
         #: every member has every key
         self.everywhere = False
         #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
@@ -211,6 +213,13 @@ class Coordinator:
             if able and all(short in table[slot] for slot in slots[1:]):
                 return short
         return 0
+
+    def spread(self, slot: int) -> int:
+        """A live replica of a slot, another one each time; 0 when there is none."""
+        assert self.placement is not None
+        able = [short for short in self.placement.table[slot] if short == self.me or self._live(short)]
+        self.spread_reads += 1
+        return able[self.spread_reads % len(able)] if able else 0
 
     def reaches(self, slot: int, level: int, *, write: bool) -> bool:
         """Whether a level can be met at a slot of this node now, as far as is known."""
@@ -414,7 +423,7 @@ class Coordinator:
             **self.writes.stats(),
             **self.reads.stats(),
             "slots_ready": sum(self.ready),
-            "damage_moved": self.moved,
+            "damage_moved": self.moved, "hot_reads_spread": self.spread_reads,
             "slots_with_stand_ins": len(self.stand_ins.of),
             "stand_in_reads": self.stand_in_reads,
             "stand_in_writes": self.stand_in_writes,

@@ -11,8 +11,8 @@ from respkv.base.errors import CommandError
 from respkv.base.slots import slot_of
 from respkv.commands.session import Pending, Session
 from respkv.commands.table import build_table
-from respkv.node.forwards import FORWARD_TIMEOUT_US, Forwards
-from respkv.replication.levels import QUORUM
+from respkv.node.forwards import FORWARD_TIMEOUT_US, JOINED_MAX, Forwards
+from respkv.replication.levels import EVENTUAL, QUORUM
 from respkv.resp import errors
 from respkv.wire.messages import DONE, NOT_DONE, Forward, Forwarded
 from tests.unit.commands.fake_server import FakeServer
@@ -50,8 +50,8 @@ class World:
         self.executed.append(session)
         return self.replies.pop(0)
 
-    def forward(self) -> Pending:
-        pending = self.forwards.forward(self.client.session, 2, [[b"INCR", b"k"]], QUORUM)
+    def forward(self, *words: bytes, level: int = QUORUM) -> Pending:
+        pending = self.forwards.forward(self.client.session, 2, [list(words) or [b"INCR", b"k"]], level)
         self.forwards.seal()
         return pending
 
@@ -134,3 +134,51 @@ def test_what_has_not_left_when_its_target_is_lost_was_not_done() -> None:
     world.live = {1}
     world.forwards.seal()
     assert unsent.reply == errors.NO_REPLICAS and not world.sent
+
+
+# -- reads that are under way already ----------------------------------------------------------------
+
+
+def test_equal_reads_at_eventual_have_one_answer() -> None:
+    world = World()
+    first, second = world.forward(b"GET", b"k", level=EVENTUAL), world.forward(b"GET", b"k", level=EVENTUAL)
+    other = world.forward(b"GET", b"x", level=EVENTUAL)
+    assert len(world.sent) == 2 and world.forwards.stats()["forwards_joined"] == 1
+    world.answer(DONE, b"$1\r\nv\r\n")
+    assert first.reply == second.reply == b"$1\r\nv\r\n" and other.reply is None
+    third = world.forward(b"GET", b"k", level=EVENTUAL)
+    assert third.reply is None and len(world.sent) == 2, "an answer that has come serves nobody any more"
+    world.live = {2}
+    world.forwards.peer_lost(2)
+    assert third.reply == other.reply == errors.NO_REPLICAS
+
+
+@pytest.mark.parametrize(
+    ("words", "level"),
+    [((b"GET", b"k"), QUORUM), ((b"SET", b"k", b"v"), EVENTUAL), ((b"HRANDFIELD", b"k"), EVENTUAL)],
+)
+def test_what_must_be_asked_for_each(words: tuple[bytes, ...], level: int) -> None:
+    world = World()
+    world.forward(*words, level=level)
+    world.forward(*words, level=level)
+    assert len(world.sent) == 2
+
+
+def test_clients_that_see_different_things_are_not_joined() -> None:
+    world = World()
+    world.forward(b"GET", b"k", level=EVENTUAL)
+    world.client.session.proto = 3
+    world.forward(b"GET", b"k", level=EVENTUAL)
+    world.client.session.db = 1
+    world.forward(b"GET", b"k", level=EVENTUAL)
+    assert len(world.sent) == 3
+
+
+def test_so_many_wait_for_one_answer_and_no_more() -> None:
+    world = World()
+    pending = [world.forward(b"GET", b"k", level=EVENTUAL) for _ in range(JOINED_MAX + 5)]
+    assert len(world.sent) == 2
+    world.answer(DONE, b"+1\r\n")
+    assert [each.reply for each in pending].count(b"+1\r\n") == JOINED_MAX
+    world.answer(DONE, b"+2\r\n")
+    assert [each.reply for each in pending].count(b"+2\r\n") == 5

@@ -302,6 +302,7 @@ def test_hashes_are_walked_wherever_they_are(sized: SimulatedRing, level: str) -
             assert len(client("HRANDFIELD", f"large{at}", 50)) == 50
         assert client("HSCAN", "absent", 0) == [b"0", []] and client("HRANDFIELD", "absent") is None
         assert client("HSCAN", "large0", "x") == ErrorText("ERR invalid cursor")
+    clients[0]("RKV.LEVEL", "all")
     clients[0]("SET", "text", "v")
     assert clients[1]("HSCAN", "text", 0).startswith("WRONGTYPE")
 

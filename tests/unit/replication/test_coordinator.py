@@ -386,3 +386,12 @@ def test_who_stands_in_for_a_damaged_node() -> None:
         if short != 1:
             group.part(1, short)
     assert coordinator.substitute([slot], (1,)) == 0 and coordinator.substitute([slot], ()) == 1
+
+
+def test_reads_of_a_hot_key_take_turns() -> None:
+    group = loaded()
+    coordinator = group.sides[1].coordinator
+    slot = keys.key_slot(KEY)
+    assert sorted(coordinator.spread(slot) for _ in range(6)) == [1, 1, 2, 2, 3, 3]
+    group.part(1, 2)
+    assert {coordinator.spread(slot) for _ in range(4)} == {1, 3}
