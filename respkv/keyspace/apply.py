@@ -32,7 +32,7 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.conflicts import WRITES
 from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
-from respkv.keyspace.keyspace import Keyspace
+from respkv.keyspace.keyspace import UNKNOWN_COUNT, Keyspace
 from respkv.keyspace.rows import (
     FieldEntry,
     HashRow,
@@ -53,9 +53,11 @@ _COLLECTIONS: Final = frozenset({HASH})
 class Plan:
     """What the effects of one command need to know of the old state, kept alive until they are done."""
 
-    __slots__ = ("absent", "records", "rows")
+    __slots__ = ("absent", "begun", "records", "rows")
 
     def __init__(self) -> None:
+        #: collections that begin with these effects
+        self.begun: dict[tuple[int, bytes], None] = {}
         self.rows: dict[tuple[int, bytes], Row | None] = {}
         self.records: dict[bytes, bytes | None] = {}
         self.absent: dict[bytes, None] = {}
@@ -124,7 +126,10 @@ class Applier:
             else:
                 self.swap_databases(effect[1], effect[3])
         for (db, key), row in counted.items():
-            self._write_count(db, key, row)
+            if self.keyspace.watermark is not None and (db, key) in plan.begun:
+                self._forget(db, key, row)
+            else:
+                self._write_count(db, key, row)
         for (db, key), known in plan.rows.items():
             if type(known) is HashRow:
                 self.keyspace.trim(db, key, known)
@@ -387,8 +392,19 @@ class Applier:
         self.put_record(internal, encode(kind, keyspace.stamp(), floor))
         row = HashRow(internal=internal, prefix=keys.element_prefix(internal), floor=floor, expire_at_ms=0)
         row.complete = True
+        plan.begun[db, key] = None
         keyspace.cache.put(db, key, row)
         return row
+
+    def _forget(self, db: int, key: bytes, row: HashRow) -> None:
+        """Have a collection read anew that has begun on a ring.
+
+        Where a deletion had met an element newer than itself, that element was hidden with its owner, and shows again
+        now: the new floor is the deletion.
+        """
+        self.keyspace.cache.drop(db, key)
+        body = UNKNOWN_COUNT + row.count_stamp
+        self.keyspace.engine.put(keys.count_key(row.internal), encode(STRING, self.keyspace.stamp(), body))
 
     def _new_floor(self, internal: bytes, plan: Plan) -> bytes:
         """The floor of a collection that begins. On a single node: now.

@@ -8,7 +8,7 @@ import pytest
 
 from respkv.base.errors import ReadMiss
 from respkv.base.ids import HASH, STRING, TOMBSTONE
-from respkv.causality.record import decode, expired_form
+from respkv.causality.record import decode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.rows import HashRow
@@ -517,3 +517,27 @@ def test_deferred_keys_are_listed_in_slices_when_the_cache_is_about_to_turn() ->
     rig.keyspace.cache.capacity = 300
     rig.keyspace.list_some()
     assert not rig.engine.memtable.deferred
+
+
+@pytest.mark.parametrize("flushed", [False, True])
+def test_an_element_that_outlived_its_hash_shows_again_when_the_hash_begins_anew(flushed: bool) -> None:
+    """On a ring a deletion may meet an element with a newer stamp, by whatever way both came."""
+    rig = Rig()
+    rig.keyspace.defer_writes(False)
+    rig.keyspace.watermark = lambda slot: bytes(10)
+    rig.apply(fx.put_element(0, b"k", HASH, b"f", b"1"))
+    deletion = rig.keyspace.stamp()
+    rig.apply(fx.put_element(0, b"k", HASH, b"late", b"2"))
+    rig.engine.put(K, tombstone(deletion))
+    rig.keyspace.cache.drop(0, b"k")
+    rig.engine.commit()
+    if flushed:
+        rig.flush()
+    assert rig.view().hash(b"k") is None
+    rig.apply(fx.put_element(0, b"k", HASH, b"g", b"3"))
+    found = rig.view().hash(b"k")
+    assert found is not None and found.count() == 2
+    assert rig.fields(b"k") == {b"late": (b"2", 0), b"g": (b"3", 0)}
+    rig.keyspace.cache.clear_all()
+    found = rig.view().hash(b"k")
+    assert found is not None and found.count() == 2
