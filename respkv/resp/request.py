@@ -50,8 +50,9 @@ _COUNTS: Final = {b"*%d" % n: n for n in range(1, 100)}
 _LARGE_COUNT: Final = re.compile(rb"\*[0-9]{3,}\r").search
 #: Types of which hiredis makes a list, or the bytes of an argument: they must not reach it. A pattern each, for
 #: one that begins with a literal is six times as fast as one that begins with a set.
-_LIST_TYPES: Final = tuple((mark, re.compile(rb"\%b[0-9]+\r" % mark).search) for mark in (b"~", b"|", b">", b"%"))
-_TEXT_TYPES: Final = tuple((mark, b"\n" + mark) for mark in (b"+", b"(", b"="))
+# Marks are numbers: looking for bytes in bytes makes CPython format, and throw away, an error first (0.3 us).
+_LIST_TYPES: Final = tuple((mark[0], re.compile(rb"\%b[0-9]+\r" % mark).search) for mark in (b"~", b"|", b">", b"%"))
+_TEXT_TYPES: Final = tuple((mark[0], b"\n" + mark) for mark in (b"+", b"(", b"="))
 #: What the reader answers when it needs more; False would be the answer to ``#f`` as well.
 _NO_MORE: Final = object()
 _CROSS_PROTOCOL: Final = frozenset({b"post", b"host:"})
@@ -174,7 +175,7 @@ class RequestParser:
                 if argument.__class__ is not bytes:
                     break
             else:
-                if argv and argv[0][:1] in b"pPhH" and argv[0].lower() in _CROSS_PROTOCOL:
+                if argv and argv[0] and argv[0][0] in b"pPhH" and argv[0].lower() in _CROSS_PROTOCOL:
                     self._fail(b"")
                     return False
                 return True
@@ -392,4 +393,7 @@ def _is_suspect(data: bytes) -> bool:
     for mark, search in _LIST_TYPES:
         if mark in data and search(data):
             return True
-    return any(mark in data and line in data for mark, line in _TEXT_TYPES)
+    for mark, line in _TEXT_TYPES:
+        if mark in data and data.find(line) >= 0:
+            return True
+    return False
