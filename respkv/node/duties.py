@@ -26,8 +26,8 @@ _RING_ADVICE: Final = "Its keys are answered by other replicas, and are fetched 
 _DAMAGE_ADVICE: Final = (
     "Keys in its range are answered with CORRUPT; restore the file from a snapshot and restart, or see respkv-check"
 )
-#: Requests in 100 ms below which the node counts as idle and settles key counts.
-_IDLE_COMMANDS: Final = 200
+#: Requests and entries written, for other nodes too, in 100 ms below which the node is idle and settles key counts.
+_IDLE_WORK: Final = 200
 
 
 class Duties:
@@ -37,7 +37,6 @@ class Duties:
         "_actors",
         "_ceiling",
         "_ceiling_lsn",
-        "_commands",
         "_damage_told_us",
         "_facts",
         "_fetching",
@@ -46,6 +45,7 @@ class Duties:
         "_mark_lsn",
         "_marked_keys",
         "_marked_ms",
+        "_work",
         "expired_durable_ms",
         "expiry",
         "node",
@@ -60,7 +60,7 @@ class Duties:
         self._mark = self._mark_lsn = 0
         self._marked_ms = self._marked_keys = 0
         self._fetching = False
-        self._commands = 0
+        self._work = 0
         self._damage_told_us = 0
         self._facts = Facts(node.keyspace)
         self._actors = ActorLease(node)
@@ -113,10 +113,10 @@ class Duties:
         counts = node.keyspace.counts
         counts.follow()
         counts.save_if_due()
-        commands = node.metrics.commands_processed
-        if commands - self._commands < _IDLE_COMMANDS and counts.unsettled():
+        work = node.metrics.commands_processed + node.changes
+        if work - self._work < _IDLE_WORK and counts.unsettled():
             self._settle()
-        self._commands = commands
+        self._work = work
         node.metrics.sample(node.clock.monotonic_us())
         node.after_us(_BUSY_TICK_US if busy else _TICK_US, self._tick)
 

@@ -94,6 +94,22 @@ def test_idle_time_settles_the_counts() -> None:
     assert driver.node.keyspace.counts.total(0) == 600
 
 
+def test_a_node_that_takes_writes_of_others_is_not_idle() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(600):
+        client.call("SET", f"k{n}", "v")
+    driver.pass_time(200_000)
+    driver.node.keyspace.counts.partly_flushed(0)
+    unsettled = driver.node.keyspace.counts.unsettled()
+    for _ in range(10):
+        driver.node.changes += 1000  # as a commit of replicated entries does
+        driver.pass_time(50_000)
+        assert driver.node.keyspace.counts.unsettled() == unsettled
+    driver.pass_time(1_000_000)
+    assert driver.node.keyspace.counts.unsettled() == 0
+
+
 def test_an_idle_node_writes_only_its_clock_ceiling() -> None:
     driver = NodeDriver()
     driver.pass_time(2_000_000)
