@@ -393,7 +393,4 @@ def _is_suspect(data: bytes) -> bool:
     for mark, search in _LIST_TYPES:
         if mark in data and search(data):
             return True
-    for mark, line in _TEXT_TYPES:
-        if mark in data and data.find(line) >= 0:
-            return True
-    return False
+    return any(mark in data and line in data for mark, line in _TEXT_TYPES)
