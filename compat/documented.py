@@ -33,6 +33,7 @@ _LEFT_OUT: Final = """
 dump restore object randomkey wait waitaof expire pexpire expireat pexpireat
 cas cad delex delifeq digest msetex
 hexpire hpexpire hexpireat hpexpireat httl hpttl hexpiretime hpexpiretime hpersist hgetdel hgetex hsetex
+rkv.get rkv.set rkv.del rkv.resolve
 """
 _MORE: Final = frozenset({"dbsize", "flushall", "flushdb", "swapdb", "select", "echo", "ping"})
 _NEW_WORDS: Final = frozenset({"IFEQ", "IFNE", "IFDEQ", "IFDNE", "NOVALUES"})

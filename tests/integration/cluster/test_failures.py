@@ -26,9 +26,9 @@ from tests.integration.cluster.conftest import ABSENCE_S, Network, Ring, running
 from tests.integration.cluster.history import Watcher, Writer, end_all, lost, silence_after
 
 #: How long nodes are killed; one dies every three or four seconds.
-KILLING_S = float(os.environ.get("RESPKV_KILLING_S", "40"))
+KILLING_S = float(os.environ.get("RESPKV_KILLING_S", "15"))
 #: How long all nodes have as much to do as the machine can.
-LOAD_S = float(os.environ.get("RESPKV_LOAD_S", "8"))
+LOAD_S = float(os.environ.get("RESPKV_LOAD_S", "5"))
 #: How long the ring is in two parts, beside the time in which that is noticed.
 PARTITION_S = float(os.environ.get("RESPKV_PARTITION_S", "4"))
 #: What is promised: QUORUM works again after a node has died; hints are there; replicas are equal after healing.
