@@ -20,5 +20,7 @@ EXPIRED_PER_CALL: Final = 200
 EXPIRY_INTERVAL_US: Final = 100_000
 #: How far ahead of the wall clock the durable clock ceiling is kept, milliseconds.
 CLOCK_AHEAD_MS: Final = 5_000
-#: Memtable keys that the idle duty settles in one call.
-SETTLED_PER_CALL: Final = 500
+#: Memtable keys that are settled in one call, at most.
+SETTLED_PER_CALL: Final = 200
+#: Between two such calls of an idle node, microseconds.
+SETTLE_INTERVAL_US: Final = 5_000

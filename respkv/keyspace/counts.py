@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from respkv.storage.memtable import Memtable
 
 META_NAME: Final = "key-counts"
-SETTLE_SLICE: Final = 500
+#: Keys between two yields.
+SETTLE_SLICE: Final = 20
 SETTLE_LIMIT: Final = 100_000
 SAMPLE_KEYS: Final = 200
 #: A flush notes the keys of a memtable of this size at most one by one.

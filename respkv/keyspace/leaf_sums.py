@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from respkv.storage.job_board import Job
     from respkv.storage.memtable import Memtable
 
-SETTLE_SLICE: Final = 500
+#: Keys between two yields.
+SETTLE_SLICE: Final = 20
 SETTLE_LIMIT: Final = 100_000
 #: Graves remembered for the watermark, all slots together: 17 bytes each.
 GRAVES_MAX: Final = 1_000_000

@@ -10,10 +10,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from respkv.base.errors import BlockRequest, CorruptionError
-from respkv.base.limits import CLOCK_AHEAD_MS, EXPIRED_PER_CALL, EXPIRY_INTERVAL_US, SETTLED_PER_CALL
+from respkv.base.limits import (
+    CLOCK_AHEAD_MS,
+    EXPIRED_PER_CALL,
+    EXPIRY_INTERVAL_US,
+    SETTLE_INTERVAL_US,
+    SETTLED_PER_CALL,
+)
 from respkv.keyspace.expiry import ExpiryDuty
 from respkv.node.facts import Facts, is_flushed, log_again
 from respkv.node.key_rules import ActorLease
+from respkv.node.pace import SPAN_US
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -26,8 +33,6 @@ _RING_ADVICE: Final = "Its keys are answered by other replicas, and are fetched 
 _DAMAGE_ADVICE: Final = (
     "Keys in its range are answered with CORRUPT; restore the file from a snapshot and restart, or see respkv-check"
 )
-#: Requests and entries written, for other nodes too, in 100 ms below which the node is idle and settles key counts.
-_IDLE_WORK: Final = 200
 
 
 class Duties:
@@ -45,7 +50,7 @@ class Duties:
         "_mark_lsn",
         "_marked_keys",
         "_marked_ms",
-        "_work",
+        "_settled_us",
         "expired_durable_ms",
         "expiry",
         "node",
@@ -60,8 +65,7 @@ class Duties:
         self._mark = self._mark_lsn = 0
         self._marked_ms = self._marked_keys = 0
         self._fetching = False
-        self._work = 0
-        self._damage_told_us = 0
+        self._damage_told_us = self._settled_us = 0
         self._facts = Facts(node.keyspace)
         self._actors = ActorLease(node)
         self._flushed_lsn = 0
@@ -113,22 +117,28 @@ class Duties:
         counts = node.keyspace.counts
         counts.follow()
         counts.save_if_due()
-        work = node.metrics.commands_processed + node.changes
-        if work - self._work < _IDLE_WORK and counts.unsettled():
-            self._settle()
-        self._work = work
+        node.look_at_pace()
+        more = self._settle_some()
         node.metrics.sample(node.clock.monotonic_us())
-        node.after_us(_BUSY_TICK_US if busy else _TICK_US, self._tick)
+        node.after_us(_BUSY_TICK_US if busy else SETTLE_INTERVAL_US if more else _TICK_US, self._tick)
+
+    def _settle_some(self) -> bool:
+        """Slices one after the other while clients ask for little, a small one in every span under load. True: the next
+        may follow soon."""
+        node = self.node
+        if not node.keyspace.counts.unsettled():
+            return False
+        if node.pace.idle or node.now_us - self._settled_us >= SPAN_US:
+            self._settled_us = node.now_us
+            self._settle()
+        return node.pace.idle and not self._fetching
 
     def _settle(self) -> None:
         """A slice of the key counts; a missing block ends it until the block is there."""
         if self._fetching:
             return
         try:
-            for request in self.node.keyspace.counts.settle(SETTLED_PER_CALL):
-                if request is not None:
-                    self._fetch(request)
-                    return
+            self._fetch(self.node.pace.settle(self.node.keyspace.counts.settle(SETTLED_PER_CALL)))
         except CorruptionError as damage:
             self.damaged(damage)
 

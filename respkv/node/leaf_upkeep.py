@@ -15,10 +15,11 @@ from respkv.env.rng import Rng
 from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.leaf_sums import LeafSums
 from respkv.node.leaf_check import LeafCheck
+from respkv.node.pace import Pace, WalkPause
 from respkv.replication.merkle import MerkleStore, RaiseFloor
 from respkv.storage.job_board import Job
 
-#: The least time between the end of a walk and the next one.
+#: The least time between the end of a walk and the next one on an idle node.
 WALK_PAUSE_US: Final = 10_000_000
 
 
@@ -39,7 +40,7 @@ class NodeStore(MerkleStore):
 class LeafUpkeep:
     """The sums of one node, and the store that sessions compare by them."""
 
-    __slots__ = ("_counted", "_job", "_keyspace", "_log", "_walk_us", "check", "store", "sums")
+    __slots__ = ("_counted", "_job", "_keyspace", "_log", "_pause", "check", "store", "sums")
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class LeafUpkeep:
         #: the walk under way, 0 for none, and whether its key counts are wanted
         self._job = 0
         self._counted = False
-        self._walk_us = 0
+        self._pause = WalkPause(WALK_PAUSE_US)
 
     def before_commit(self, batch: list[bytes]) -> None:
         """The engine's open batch is about to be committed."""
@@ -67,12 +68,13 @@ class LeafUpkeep:
         if batch:
             self.sums.wrote(batch)
 
-    def settle(self, limit: int) -> BlockRequest | None:
-        """Settle about ``limit`` keys; a block that must be fetched first, if one is. May raise CorruptionError."""
-        for request in self.sums.settle(limit):
-            if request is not None:
-                return request
-        return None
+    def settle(self, limit: int, pace: Pace | None = None) -> BlockRequest | None:
+        """Settle about ``limit`` keys, or while the pace allows it; a block that must be fetched first, if one is.
+
+        May raise CorruptionError.
+        """
+        slices = self.sums.settle(limit)
+        return next(filter(None, slices), None) if pace is None else pace.settle(slices)
 
     def look(self, owned: Sequence[int], now_us: int) -> None:
         """A piece of the weekly look. May raise ReadMiss, CorruptionError."""
@@ -84,9 +86,9 @@ class LeafUpkeep:
         if slot is not None:
             self._log("warning", f"leaf sums of slot {slot} did not fit its records and were put right")
 
-    def next_job(self, now_us: int) -> Job | None:
+    def next_job(self, now_us: int, *, idle: bool) -> Job | None:
         """A walk over all runs when the sums are unknown; None when there is none to do now."""
-        if self._job or now_us < self._walk_us:
+        if self._job or not self._pause.over(now_us, idle=idle):
             return None
         sums, counts = self.sums, self._keyspace.counts
         sums.follow()
@@ -102,7 +104,9 @@ class LeafUpkeep:
                 sums.walk_started()
         else:
             job = sums.next_job()
-        self._job = job.id if job is not None else 0
+        if job is not None:
+            self._job = job.id
+            self._pause.began(now_us)
         return job
 
     def owns_job(self, job: Job) -> bool:
@@ -125,7 +129,7 @@ class LeafUpkeep:
 
     def _ended(self, now_us: int) -> None:
         self._job = 0
-        self._walk_us = now_us + WALK_PAUSE_US
+        self._pause.ended(now_us)
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics."""

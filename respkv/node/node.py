@@ -35,6 +35,7 @@ from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_m
 from respkv.node.duties import Duties
 from respkv.node.latency import FastLatency
 from respkv.node.node_errands import NodeErrands
+from respkv.node.pace import Pace, WalkPause
 from respkv.node.requests import FetchRequest, Host, ShutdownRequest
 from respkv.node.ring_member import claim_directory
 from respkv.node.ring_node import RingNode
@@ -100,6 +101,8 @@ class Node(NodeErrands):
         self.wants_sync = False
         #: entries logged for clients since the start
         self.changes = 0
+        self.pace = Pace(clock)
+        self._recount_pause = WalkPause(0)
         self._next_session = 1
         self._timers = Timers()
         self._fetches: list[FetchRequest] = []

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from respkv.keyspace.apply import Applier
     from respkv.keyspace.keyspace import Keyspace
     from respkv.metrics.hot_keys import HotKeys
+    from respkv.metrics.registry import Registry
     from respkv.node.duties import Duties
+    from respkv.node.pace import Pace, WalkPause
     from respkv.node.ring_node import RingNode
     from respkv.node.snapshots import Snapshots
     from respkv.storage.engine import Engine
@@ -33,15 +35,24 @@ class NodeErrands:
     engine: Engine
     dispatcher: Dispatcher
     duties: Duties
+    metrics: Registry
     log: Callable[[str, str], None]
+    changes: int
     now_us: int
     _written_us: int
+    pace: Pace
+    _recount_pause: WalkPause
     refresh_refusal: Callable[[], None]
 
     @property
     def hot_keys(self) -> HotKeys:
         """The keys that are asked for most."""
         return self.dispatcher.hot
+
+    def look_at_pace(self) -> None:
+        """How much was asked for lately."""
+        served = self.ring.served if self.ring is not None else 0
+        self.pace.look(self.now_us, self.metrics.commands_processed + self.changes + served)
 
     # -- on a ring ---------------------------------------------------------------------------------
 
@@ -112,13 +123,25 @@ class NodeErrands:
         job = self.engine.next_job(idle=self.now_us - self._written_us > _IDLE_AFTER_US)
         if job is not None:
             return job
-        return (self.ring.repair.next_job() if self.ring is not None else None) or self.keyspace.counts.next_job()
+        if self.ring is not None and (job := self.ring.repair.next_job()) is not None:
+            return job
+        return self._recount()
+
+    def _recount(self) -> Job | None:
+        """A count of all keys where the counts are a guess, and nothing more urgent is to be done."""
+        if not self._recount_pause.over(self.now_us, idle=self.pace.idle):
+            return None
+        job = self.keyspace.counts.next_job()
+        if job is not None:
+            self._recount_pause.began(self.now_us)
+        return job
 
     def on_job_done(self, job: Job, result: dict[str, Any]) -> None:
         """A worker has done a job."""
         if self.ring is not None and self.ring.repair.owns_job(job):
             self.ring.repair.on_job_done(job, result)
         elif job.kind == COUNT:
+            self._recount_pause.ended(self.now_us)
             self.keyspace.counts.on_job_done(job.id, result)
         else:
             self.engine.on_job_done(job.id, result)
@@ -129,6 +152,7 @@ class NodeErrands:
         if self.ring is not None and self.ring.repair.owns_job(job):
             self.ring.repair.on_job_failed(job, reason)
         elif job.kind == COUNT:
+            self._recount_pause.ended(self.now_us)
             self.keyspace.counts.on_job_failed(job.id, reason)
         else:
             self.engine.on_job_failed(job.id, reason)

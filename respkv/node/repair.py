@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CorruptionError, ReadMiss
-from respkv.base.limits import SETTLED_PER_CALL
+from respkv.base.limits import SETTLE_INTERVAL_US, SETTLED_PER_CALL
 from respkv.base.slots import SLOT_COUNT
 from respkv.cluster.placement import Placement
 from respkv.env.fs import FileSystem
@@ -27,6 +27,7 @@ from respkv.keyspace.leaf_sums import LeafSums
 from respkv.node.co_replicas import CoReplicas
 from respkv.node.hint_replay import Apply, HintReplay, Send
 from respkv.node.leaf_upkeep import LeafUpkeep
+from respkv.node.pace import Pace
 from respkv.node.watermark_log import Ranges, WatermarkLog
 from respkv.replication.anti_entropy import INTERVAL_US, AntiEntropy
 from respkv.replication.exchange import Session
@@ -69,7 +70,8 @@ class Repair:
 
     __slots__ = (
         "_again_us", "_alone_us", "_asked", "_begun", "_fetch", "_fetching", "_hint_sync", "_log",
-        "_now_ms", "_now_us", "_poll_us", "_rng", "_saved", "_send", "_seq", "_sync_us", "_tick_us", "_told_us",
+        "_now_ms", "_now_us", "_pace", "_poll_us", "_rng", "_saved", "_send", "_seq", "_settle_us", "_sync_us",
+        "_tick_us", "_told_us",
         "busy", "damages", "hints", "leaves", "neighbours", "on_asked", "replay", "sessions", "watermarks",
         "writes_refused",
     )  # fmt: skip
@@ -90,6 +92,7 @@ class Repair:
         live: Callable[[int], bool],
         facts: Callable[[int], Facts | None],
         busy: Callable[[], bool],
+        pace: Pace,
         log: Callable[[str, str], None],
         now_us: Callable[[], int],
         now_ms: Callable[[], int],
@@ -100,6 +103,7 @@ class Repair:
         """``apply``: ``Replica.apply``; ``raise_floor``: ``Applier.raise_floor``; ``commit``: append what the cycle has
         written, and its lsn; ``fetch``: ``Node.fetch``; ``facts``: what a member gossiped last, None before that."""
         self.busy = busy
+        self._pace = pace
         #: told of each session that was asked for and has ended, with its slots (None: all), and whether it went well
         self.on_asked: Callable[[Session, dict[int, None] | None, bool], None] = _nobody_asks
         self.damages = 0
@@ -111,7 +115,7 @@ class Repair:
         self._now_ms = now_ms
         self._seq = FIRST_SEQ
         self._fetching = False
-        self._tick_us = self._poll_us = self._told_us = self._sync_us = self._alone_us = 0
+        self._tick_us = self._settle_us = self._poll_us = self._told_us = self._sync_us = self._alone_us = 0
         self._hint_sync: HintSyncPlan | None = None
         #: sessions that were asked for: peer -> slots, None for all shared ones
         self._asked: dict[int, dict[int, None] | None] = {}
@@ -218,10 +222,13 @@ class Repair:
 
     def next_timer_us(self) -> int:
         """When ``on_timer`` is due."""
-        return min(self._tick_us, self._poll_us) if self.sessions.running() and not self._fetching else self._tick_us
+        if self._fetching:
+            return self._tick_us
+        due_us = min(self._tick_us, self._settle_us)
+        return min(due_us, self._poll_us) if self.sessions.running() else due_us
 
     def _wake(self) -> None:
-        self._tick_us = self._poll_us = 0
+        self._tick_us = self._settle_us = self._poll_us = 0
 
     def on_timer(self, now_us: int) -> None:
         """Do what is due, in slices. O(slots) at times, milliseconds."""
@@ -235,8 +242,8 @@ class Repair:
                 self._raise_alone(now_us, now_ms)
             if self._fetching or self.neighbours.placement is None:
                 return
-            if tick or not busy:
-                self._settle(SETTLED_PER_CALL)
+            if now_us >= self._settle_us:
+                self._settle_some(now_us)
             if not self._fetching:
                 self._poll(now_us, now_ms, busy)
             if tick and not busy and not self._fetching:
@@ -246,13 +253,14 @@ class Repair:
         except CorruptionError as damage:
             self._damaged(damage, now_us)
 
-    def _settle(self, limit: int) -> None:
-        request = self.leaves.settle(limit)
-        if request is not None:
-            self._wait_for(request)
+    def _settle_some(self, now_us: int) -> None:
+        """All at once, in slices, while clients ask for little; else what costs them little."""
+        self._wait_for(self.leaves.settle(SETTLED_PER_CALL, self._pace))
+        rest = self._pace.idle and self.leaves.sums.exact and self.leaves.sums.unsettled()
+        self._settle_us = now_us + (SETTLE_INTERVAL_US if rest else TICK_US)
 
-    def _wait_for(self, request: BlockRequest) -> None:
-        if not self._fetching:
+    def _wait_for(self, request: BlockRequest | None) -> None:
+        if request is not None and not self._fetching:
             self._fetching = True
             self._fetch([request], self._fetched)
 
@@ -274,7 +282,7 @@ class Repair:
         """A walk over all runs when the sums are unknown; None when there is none to do now."""
         if self.neighbours.placement is None or self.busy():
             return None
-        return self.leaves.next_job(self._now_us())
+        return self.leaves.next_job(self._now_us(), idle=self._pace.idle)
 
     def owns_job(self, job: Job) -> bool:
         """Whether a job that has ended came from ``next_job``."""
@@ -370,7 +378,7 @@ class Repair:
         """
         if not self._fetching:
             try:
-                self._settle(_SETTLED_FOR_VERIFY)
+                self._wait_for(self.leaves.settle(_SETTLED_FOR_VERIFY))
             except CorruptionError as damage:
                 self._damaged(damage, self._now_us())
         store = self.leaves.store

@@ -94,6 +94,8 @@ class RingNode(RingView):
         self.settings = settings
         self._seq = keyspace.clock.last  # No answer to a question of an earlier life can be taken for one of this.
         self._waiting = 0
+        #: what was read and run for other nodes since the start
+        self.served = 0
         self._outgoing: list[tuple[int, list[bytes]]] = []
         self._unshown: deque[tuple[int, list[tuple[int, list[bytes]]]]] = deque()
         self._acks: dict[int, tuple[list[int], list[tuple[int, int, int]]]] = {}
@@ -215,6 +217,7 @@ class RingNode(RingView):
             live=self.live,
             facts=lambda short: self.member.peer_facts.get(short),
             busy=self._is_busy,
+            pace=node.pace,
             log=node.log,
             now_us=lambda: node.now_us,
             now_ms=lambda: node.now_ms,
@@ -353,6 +356,7 @@ class RingNode(RingView):
         self.coordinator.on_acks(short, message)
 
     def _on_reads(self, short: int, message: Reads) -> None:
+        self.served += len(message.keys)
         try:
             self.send(short, self.stand_in.reads(message) or self.replica.read(message))
         except ReadMiss as miss:
@@ -382,6 +386,7 @@ class RingNode(RingView):
                 self.send(short, RangeResult(message.seq, BUSY, False))
 
     def _on_forward(self, short: int, message: Forward) -> None:
+        self.served += 1
         if message.flags & SLICE:
             self.walks.on_slice(short, message)
         else:

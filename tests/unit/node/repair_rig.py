@@ -11,12 +11,14 @@ from respkv.cluster.placement import Placement
 from respkv.env.rng import seeded
 from respkv.keyspace import keys, retention
 from respkv.node.mend import Mend
+from respkv.node.pace import Pace
 from respkv.node.repair import Repair
 from respkv.node.ring_watch import RingWatch
 from respkv.replication.replica import Replica
 from respkv.storage.job_board import COUNT
 from respkv.storage.jobs import no_pause
 from respkv.storage.write_batch import encode_entry
+from respkv.testing.clock import ManualClock
 from respkv.wire.messages import FOREGROUND, OK, Facts, RangeRead, RangeResult, Status, StatusPull, WriteAcks, Writes
 from respkv.worker.registry import run_job
 from tests.unit.cluster.rings import form
@@ -76,6 +78,7 @@ class Node:
             live=lambda short: net.linked(self.short, short),
             facts=self.facts,
             busy=lambda: self.busy,
+            pace=Pace(net.clock),
             log=lambda level, text: self.told.append(text),
             now_us=lambda: net.now_us,
             now_ms=lambda: net.now_ms,
@@ -209,6 +212,7 @@ class Net:
     ) -> None:
         self.now_us = 1
         self.now_ms = START_MS
+        self.clock = ManualClock()
         self.interval_us = interval_us
         self.placement = Placement(form(members or count, replicas=replicas))
         self.formed = formed
