@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from respkv.storage.memtable import Memtable
 
 META_NAME: Final = "key-counts"
+#: Keys of a memtable that are listed at once for the walk.
+_LISTED_KEYS: Final = 20_000
 #: Keys between two yields.
 SETTLE_SLICE: Final = 20
 SETTLE_LIMIT: Final = 100_000
@@ -82,7 +84,7 @@ def shift(sums: Sums, internal: bytes, old: int, new: int) -> None:
 class MemtableDelta:
     """What one memtable adds to the counts of the data below it."""
 
-    __slots__ = ("closed_at", "estimate", "live", "memtable", "noted", "walked")
+    __slots__ = ("_listed", "_listed_at", "closed_at", "estimate", "live", "memtable", "noted", "walked")
 
     def __init__(self, memtable: Memtable) -> None:
         self.memtable = memtable
@@ -90,10 +92,24 @@ class MemtableDelta:
         self.noted: dict[bytes, None] = {}
         #: how many of the memtable's keys, in insertion order, the settling walk has passed
         self.walked = 0
+        #: keys of the memtable from ``_listed_at`` on
+        self._listed: list[bytes] = []
+        self._listed_at = 0
         #: how many keys the memtable had when it was closed; it is emptied piece by piece once flushed
         self.closed_at: int | None = None
         #: what an unsettled key is expected to add, per database; a sample made when the memtable is closed
         self.estimate: dict[int, float] = {}
+
+    def next_keys(self, count: int) -> list[bytes]:
+        """Up to ``count`` keys where the walk stands.
+
+        They are listed in long pieces: a dict cannot be entered in its middle, each piece passes over all before it.
+        """
+        at = self.walked - self._listed_at
+        if not 0 <= at < len(self._listed):
+            self._listed = list(islice(self.memtable.table, self.walked, self.walked + _LISTED_KEYS))
+            self._listed_at, at = self.walked, 0
+        return self._listed[at : at + count]
 
     def unsettled(self) -> int:
         """Keys that the walk has not passed."""
@@ -237,10 +253,13 @@ class KeyCounts:
     def _settle(self, delta: MemtableDelta, count: int) -> Iterator[None]:
         table = delta.memtable.table
         below = self.engine.get_below
-        for internal in list(islice(table, delta.walked, delta.walked + count)):
+        for internal in delta.next_keys(count):
+            record = table.get(internal)
+            if record is None:
+                return  # flushed and being emptied
             if internal[0] == keys.SPACE_RECORD and internal not in delta.noted:
                 old = state_of(self.floors, internal, below(delta.memtable, internal))
-                shift(delta.live, internal, old, state_of(self.floors, internal, table[internal]))
+                shift(delta.live, internal, old, state_of(self.floors, internal, record))
                 delta.noted[internal] = None
             delta.walked += 1
         yield None

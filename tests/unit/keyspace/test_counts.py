@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -350,3 +351,21 @@ def test_a_failed_recount_is_offered_again_later() -> None:
     assert again is not None
     counts.on_job_done(again.id, count_job(rig.fs, again.spec, no_pause))
     assert counts.is_exact()
+
+
+def test_settling_does_not_begin_at_the_first_key_in_each_slice() -> None:
+    class Watched(dict[bytes, bytes]):
+        begun = 0
+
+        def __iter__(self) -> Iterator[bytes]:
+            Watched.begun += 1
+            return super().__iter__()
+
+    rig = Rig(memtable_bytes=1 << 24)
+    rig.apply(*many(0, 3000))
+    memtable = rig.engine.memtable
+    memtable.table = Watched(memtable.table)
+    for _ in range(3000 // SETTLE_SLICE):
+        for _ in rig.keyspace.counts.settle(SETTLE_SLICE):
+            pass
+    assert rig.keyspace.counts.is_exact() and Watched.begun <= 2
