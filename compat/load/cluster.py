@@ -27,7 +27,7 @@ from compat.load.clusters import RedisCluster, RespkvRing, SingleNode, all_remov
 from compat.load.connection import ServerError
 from compat.load.figures import ratio_of_pairs, table
 from compat.load.report import machine_facts, write_json
-from compat.load.servers import LoadError, default_respkv_command, require_tools
+from compat.load.servers import LoadError, clean_up_when_told_to_end, default_respkv_command, require_tools
 
 Stores = dict[str, RespkvRing | RedisCluster | SingleNode]
 
@@ -221,7 +221,7 @@ def start_all(stores: Stores, options: argparse.Namespace) -> None:
     """Start the stores that are wanted into the dict, and fill them."""
     ours = [*RESPKV_OPTIONS, *shlex.split(options.respkv_options)]
     theirs = [*REDIS_OPTIONS, *shlex.split(options.redis_options)]
-    stores["respkv"] = RespkvRing(nodes=options.nodes, options=ours)
+    stores["respkv"] = RespkvRing(nodes=options.nodes, command=options.respkv_server, options=ours)
     stores["redis"] = RedisCluster(masters=options.nodes, command=options.redis_server, options=theirs)
     stores["single"] = SingleNode(command=options.respkv_server, options=ours)
     for store in stores.values():
@@ -320,7 +320,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3, help="nodes of the ring, masters of the Redis Cluster")
     parser.add_argument("--keys", type=int, default=1_000_000)
     parser.add_argument("--value-bytes", type=int, default=200)
-    parser.add_argument("--respkv-server", default=default_respkv_command(), metavar="CMD", help="the single node")
+    parser.add_argument("--respkv-server", default=default_respkv_command(), metavar="CMD")
     parser.add_argument("--redis-server", default="redis-server", metavar="CMD")
     parser.add_argument("--respkv-options", default="", help="further options, as one word")
     parser.add_argument("--redis-options", default="", help="further options, as one word")
@@ -338,6 +338,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = parse_options(argv)
+    clean_up_when_told_to_end()
     stores: Stores = {}
     try:
         require_tools("redis-benchmark", "redis-cli", shlex.split(options.redis_server)[0])

@@ -6,6 +6,7 @@ removed with it. Figures of a cluster are sums over all its processes, workers a
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import socket
 import subprocess
@@ -98,13 +99,13 @@ class RespkvRing(Cluster):
 
     idle_cpu_share = _RING_IDLE_CPU_SHARE
 
-    def __init__(self, *, nodes: int, options: Sequence[str]) -> None:
+    def __init__(self, *, nodes: int, command: str, options: Sequence[str]) -> None:
         super().__init__("respkv")
         self._dir = Path(tempfile.mkdtemp(prefix="load-ring-"))
         try:
             base = free_base(lambda base: _ring_ports(nodes, base))
             self._ring = LocalRing.create(self._dir, nodes=nodes, base_port=base, say=_say_nothing)
-            self._ring.start(options, timeout_s=START_S)
+            self._ring.start(options, timeout_s=START_S, command=shlex.split(command))
         except LocalRingError as reason:
             shutil.rmtree(self._dir, ignore_errors=True)
             raise LoadError(f"the ring does not start: {reason}") from reason

@@ -22,7 +22,14 @@ from compat.load.figures import summary_ms
 from compat.load.metrics_page import fetch_metrics
 from compat.load.probe import random_get, run_probe
 from compat.load.report import machine_facts, write_json
-from compat.load.servers import LoadError, Server, default_respkv_command, free_port, require_tools
+from compat.load.servers import (
+    LoadError,
+    Server,
+    clean_up_when_told_to_end,
+    default_respkv_command,
+    free_port,
+    require_tools,
+)
 
 #: Share of a core that workers must use for a moment to count as busy.
 BUSY_SHARE = 0.2
@@ -134,6 +141,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = parse_options(argv)
+    clean_up_when_told_to_end()
     try:
         require_tools("redis-benchmark")
         facts = machine_facts()

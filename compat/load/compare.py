@@ -20,7 +20,14 @@ from compat.load import redis_benchmark
 from compat.load.connection import ServerError, fill, read_all
 from compat.load.figures import ratio_of_pairs, table
 from compat.load.report import machine_facts, write_json
-from compat.load.servers import IDLE_CPU_SHARE, LoadError, Server, default_respkv_command, require_tools
+from compat.load.servers import (
+    IDLE_CPU_SHARE,
+    LoadError,
+    Server,
+    clean_up_when_told_to_end,
+    default_respkv_command,
+    require_tools,
+)
 
 REDIS_OPTIONS: Final = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", ""]
 RESPKV_OPTIONS: Final = ["--appendfsync", "everysec"]
@@ -197,6 +204,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = parse_options(argv)
+    clean_up_when_told_to_end()
     try:
         require_tools("redis-benchmark", shlex.split(options.redis_server)[0])
         facts = machine_facts()

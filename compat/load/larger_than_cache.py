@@ -22,7 +22,15 @@ from compat.load.figures import percentile, rates
 from compat.load.metrics_page import fetch_metrics
 from compat.load.probe import random_set, run_probe
 from compat.load.report import machine_facts, write_json
-from compat.load.servers import LoadError, Server, default_respkv_command, disk_bytes, free_port, require_tools
+from compat.load.servers import (
+    LoadError,
+    Server,
+    clean_up_when_told_to_end,
+    default_respkv_command,
+    disk_bytes,
+    free_port,
+    require_tools,
+)
 
 MIB = 1 << 20
 #: "key:" and twelve digits
@@ -172,6 +180,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str]) -> int:
     options = parse_options(argv)
+    clean_up_when_told_to_end()
     try:
         require_tools("redis-benchmark")
         facts = machine_facts()

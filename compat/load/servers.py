@@ -41,6 +41,15 @@ def require_tools(*names: str) -> None:
         raise LoadError(f"not found on PATH: {', '.join(missing)} (Debian has them in redis-tools and redis-server)")
 
 
+def clean_up_when_told_to_end() -> None:
+    """SIGTERM ends this program as an error would: what it has started is stopped and removed."""
+
+    def end(number: int, frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def default_respkv_command() -> str:
     """The server of this source tree, run by this interpreter."""
     return f"{shlex.quote(sys.executable)} -m respkv"

@@ -244,15 +244,15 @@ class LocalRing:
         """Every node as it is now."""
         return [node.report(self._password) for node in self.nodes]
 
-    def start(self, extra: Sequence[str], *, timeout_s: float) -> None:
+    def start(self, extra: Sequence[str], *, timeout_s: float, command: Sequence[str] = ()) -> None:
         """Start what does not run and wait until every node sees all others. LocalRingError after what was started
-        has been ended again."""
+        has been ended again. ``command``: the server to run, this program's own unless told."""
         lock = self._lock()
         started: dict[LocalNode, subprocess.Popen[bytes]] = {}
         formed = False
         try:
             for node in self._to_start():
-                started[node] = self._launch(node, extra)
+                started[node] = self._launch(node, extra, command)
             self._wait_formed(started, timeout_s)
             formed = True
         finally:
@@ -297,17 +297,19 @@ class LocalRing:
                         raise LocalRingError(f"node {node.number}: port {port}: {reason.strerror}") from reason
         return stopped
 
-    def _launch(self, node: LocalNode, extra: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _launch(self, node: LocalNode, extra: Sequence[str], command: Sequence[str]) -> subprocess.Popen[bytes]:
         node.path("").mkdir(exist_ok=True)
         if not node.path(".conf").exists():
             secret = (self.directory / "secret").read_text().strip()
             seed_port = self.nodes[0].link_port
             text = node.configuration(nodes=len(self.nodes), seed_port=seed_port, secret=secret)
             _write_private(node.path(".conf"), text)
-        words = [sys.executable, "-m", "respkv", str(node.path(".conf")), *extra]
-        root = str(Path(__file__).resolve().parents[2])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = dict(os.environ)
+        if not command:
+            command = (sys.executable, "-m", "respkv")
+            root = str(Path(__file__).resolve().parents[2])
+            environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+        words = [*command, str(node.path(".conf")), *extra]
         # A report about the configuration may quote the secret's line.
         output = os.open(node.path(".out"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:

@@ -175,6 +175,8 @@ def incr(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     if value is not None and value.isdigit() and len(value) < 18 and (value[0] != 48 or len(value) == 1):
         number = int(value) + 1
         return b":%d\r\n" % number, ((effects.PUT, view.db, key, b"%d" % number, expire_at_ms),)
+    if value is None:
+        return reply.integer(1), ((effects.PUT, view.db, key, b"1", 0),)
     return _add(key, 1, view)
 
 

@@ -107,7 +107,11 @@ class MemtableDelta:
         """
         at = self.walked - self._listed_at
         if not 0 <= at < len(self._listed):
-            self._listed = list(islice(self.memtable.table, self.walked, self.walked + _LISTED_KEYS))
+            table, rest = self.memtable.table, len(self.memtable.table) - self.walked
+            if rest > _LISTED_KEYS:
+                self._listed = list(islice(table, self.walked, self.walked + _LISTED_KEYS))
+            else:
+                self._listed = list(islice(reversed(table), max(rest, 0)))[::-1]
             self._listed_at, at = self.walked, 0
         return self._listed[at : at + count]
 

@@ -251,7 +251,9 @@ class Keyspace:
 
     def record(self, internal: bytes) -> bytes | None:
         """The record of a key as stored, None when it is absent; a record past its time is returned."""
-        record = self.engine.get(internal)
+        return self._unless_gone(internal, self.engine.get(internal))
+
+    def _unless_gone(self, internal: bytes, record: bytes | None) -> bytes | None:
         if record is None or not record[0] & TYPE_MASK:
             return None
         stamp = record[1:BODY_AT]
@@ -263,7 +265,8 @@ class Keyspace:
 
     def _load(self, db: int, key: bytes) -> Row | None:
         internal = self.internal(db, key)
-        record = self.record(internal)
+        # The row cache has been asked, so nothing is held for the engine.
+        record = self._unless_gone(internal, self.engine.get_listed(internal))
         if record is None:
             return None
         if record[0] & DVV:
@@ -326,7 +329,7 @@ class Keyspace:
             floor=max(parts.body[:10], self.floors.get(keys.key_slot(internal), keys.key_db(internal))),
             expire_at_ms=parts.expire_at_ms,
         )
-        counted = self.engine.get(keys.count_key(internal))
+        counted = self.engine.get_listed(keys.count_key(internal))
         if counted is not None and counted[1:BODY_AT] > row.floor:
             row.count_stamp = counted[1:BODY_AT]
             number = counted[BODY_AT : BODY_AT + 8]
@@ -354,7 +357,7 @@ class Keyspace:
         entry = row.fields.get(field)
         if entry is not None or row.complete:
             return entry
-        record = self.engine.get(row.prefix + field)
+        record = self.engine.get_listed(row.prefix + field)
         if record is None or not record[0] & TYPE_MASK or record[1:BODY_AT] <= row.floor:
             return None
         entry = field_entry(record)

@@ -214,7 +214,7 @@ class View:
             return row[row.index(10, BODY_AT) + 1 : -2], 0
         old = keyspace.cache.old.get(self.db)
         unknown = row is None and not (old and key in old)
-        if unknown and keyspace.engine.get(keyspace.internal(self.db, key)) is None:
+        if unknown and keyspace.engine.get_listed(keyspace.internal(self.db, key)) is None:
             keyspace.misses += 1  # A counter that is counted for the first time: straight to the engine.
             return None, 0
         row = self.row(key)

@@ -194,6 +194,14 @@ class Catalog:
         run = Run(job.spec["sequence"], tuple(TableMeta.from_json(table) for table in result["tables"]))
         self._queue(Edit(add=(run,), drop=job.inputs), COMPACT)
 
+    def end_count(self, job_id: int, *, failed: bool, reason: str) -> None:
+        """See ``Engine.end_count``."""
+        if failed:
+            self.job_failed(job_id, reason)
+        else:
+            self.board.finish(job_id)
+            self.board.installed(COUNT)
+
     def job_failed(self, job_id: int, reason: str) -> None:
         """The job left nothing of use; what files it made are removed, tables it found damaged are quarantined."""
         job = self.board.fail(job_id)

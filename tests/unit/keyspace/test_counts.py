@@ -361,6 +361,10 @@ def test_settling_does_not_begin_at_the_first_key_in_each_slice() -> None:
             Watched.begun += 1
             return super().__iter__()
 
+        def __reversed__(self) -> Iterator[bytes]:
+            Watched.begun += 1
+            return super().__reversed__()
+
     rig = Rig(memtable_bytes=1 << 24)
     rig.apply(*many(0, 3000))
     memtable = rig.engine.memtable
@@ -368,4 +372,4 @@ def test_settling_does_not_begin_at_the_first_key_in_each_slice() -> None:
     for _ in range(3000 // SETTLE_SLICE):
         for _ in rig.keyspace.counts.settle(SETTLE_SLICE):
             pass
-    assert rig.keyspace.counts.is_exact() and Watched.begun <= 2
+    assert rig.keyspace.counts.is_exact() and 1 <= Watched.begun <= 2
