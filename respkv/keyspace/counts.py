@@ -36,7 +36,7 @@ META_NAME: Final = "key-counts"
 #: Keys of a memtable that are listed at once for the walk.
 _LISTED_KEYS: Final = 20_000
 #: Keys between two yields.
-SETTLE_SLICE: Final = 20
+SETTLE_SLICE: Final = 500
 SETTLE_LIMIT: Final = 100_000
 SAMPLE_KEYS: Final = 200
 #: A flush notes the keys of a memtable of this size at most one by one.
@@ -236,7 +236,9 @@ class KeyCounts:
         """Memtable keys of which it is unknown what they replaced."""
         return sum(delta.unsettled() for delta in (*self.older, self.active))
 
-    def settle(self, limit: int = SETTLE_LIMIT) -> Iterator[BlockRequest | None]:
+    def settle(
+        self, limit: int = SETTLE_LIMIT, slice_keys: int = SETTLE_SLICE
+    ) -> Iterator[BlockRequest | None]:
         """Settle up to ``limit`` memtable keys, oldest memtable first. Yields None after each slice, or a block
         that must be fetched before the next."""
         budget = limit
@@ -244,7 +246,7 @@ class KeyCounts:
             while budget > 0 and not delta.settled():
                 before = delta.walked
                 try:
-                    yield from self._settle(delta, min(budget, SETTLE_SLICE))
+                    yield from self._settle(delta, min(budget, slice_keys))
                 except ReadMiss as miss:
                     yield miss.request
                     continue

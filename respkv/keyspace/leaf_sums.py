@@ -32,6 +32,7 @@ import lz4.block
 from xxhash import xxh3_64_intdigest
 
 from respkv.base.errors import BlockRequest, ReadMiss
+from respkv.base.limits import SETTLED_AT_ONCE
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import MAX_STAMP
 from respkv.causality.record import BODY_AT
@@ -44,8 +45,6 @@ if TYPE_CHECKING:
     from respkv.storage.job_board import Job
     from respkv.storage.memtable import Memtable
 
-#: Keys between two yields.
-SETTLE_SLICE: Final = 20
 SETTLE_LIMIT: Final = 100_000
 #: Graves remembered for the watermark, all slots together: 17 bytes each.
 GRAVES_MAX: Final = 1_000_000
@@ -170,7 +169,7 @@ class LeafSums:
     def _walk(self) -> Iterator[BlockRequest | None]:
         """Settles for ever, oldest memtable first; None ends a slice."""
         while True:
-            stop = self.settled_keys + SETTLE_SLICE
+            stop = self.settled_keys + SETTLED_AT_ONCE
             while self.settled_keys < stop:
                 part = next((part for part in (*self._older, self._active) if part.unsettled()), None)
                 if part is None:

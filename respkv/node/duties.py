@@ -15,6 +15,7 @@ from respkv.base.limits import (
     EXPIRED_PER_CALL,
     EXPIRY_INTERVAL_US,
     SETTLE_INTERVAL_US,
+    SETTLED_AT_ONCE,
     SETTLED_PER_CALL,
 )
 from respkv.keyspace.expiry import ExpiryDuty
@@ -137,8 +138,9 @@ class Duties:
         """A slice of the key counts; a missing block ends it until the block is there."""
         if self._fetching:
             return
+        slices = self.node.keyspace.counts.settle(SETTLED_PER_CALL, SETTLED_AT_ONCE)
         try:
-            self._fetch(self.node.pace.settle(self.node.keyspace.counts.settle(SETTLED_PER_CALL)))
+            self._fetch(self.node.pace.settle(slices))
         except CorruptionError as damage:
             self.damaged(damage)
 

@@ -8,3 +8,9 @@ from compat import command_list
 def test_command_list_is_that_of_the_table() -> None:
     text = command_list.README.read_text()
     assert command_list.replaced(text) == text
+
+
+def test_the_test_command_leaves_no_folder_out() -> None:
+    command = (ROOT / "tests/run").read_text()
+    folders = sorted({path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")})
+    assert [folder for folder in folders if command.count(f"tests/{folder}") != 1] == []

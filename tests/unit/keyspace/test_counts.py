@@ -13,7 +13,7 @@ from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.count_job import count_job
-from respkv.keyspace.counts import SETTLE_SLICE, add_to, pack_sums, state_of, unpack_sums
+from respkv.keyspace.counts import add_to, pack_sums, state_of, unpack_sums
 from respkv.keyspace.floors import FlushFloors
 from respkv.storage.jobs import no_pause
 from tests.unit.keyspace.rig import Rig
@@ -67,10 +67,10 @@ def test_settling_goes_in_slices_within_its_budget() -> None:
     rig = Rig()
     rig.apply(*many(0, 1700))
     counts = rig.keyspace.counts
-    assert list(counts.settle(1200)) == [None] * (1200 // SETTLE_SLICE)
+    assert list(counts.settle(1200)) == [None, None, None]
     assert counts.unsettled() == 500
     assert list(counts.settle(0)) == [] and counts.unsettled() == 500
-    assert list(counts.settle()) == [None] * (500 // SETTLE_SLICE)
+    assert list(counts.settle()) == [None]
     assert counts.is_exact() and counts.total(0) == 1700
 
 
@@ -369,7 +369,7 @@ def test_settling_does_not_begin_at_the_first_key_in_each_slice() -> None:
     rig.apply(*many(0, 3000))
     memtable = rig.engine.memtable
     memtable.table = Watched(memtable.table)
-    for _ in range(3000 // SETTLE_SLICE):
-        for _ in rig.keyspace.counts.settle(SETTLE_SLICE):
+    for _ in range(3000 // 20):
+        for _ in rig.keyspace.counts.settle(20, 20):
             pass
     assert rig.keyspace.counts.is_exact() and 1 <= Watched.begun <= 2

@@ -13,7 +13,7 @@ from respkv.wire.fields import FLAG, ID, STAMP, U8, U16, U32, U64, Blob, Exactly
 
 def label(value: object) -> str:
     """A test's id that is the same in each process."""
-    return type(value).__name__ if isinstance(value, Field) else str(value)
+    return type(value).__name__ if hasattr(value, "bytes_min") else str(value)
 
 
 CASES: list[tuple[Field, Any]] = [
