@@ -47,6 +47,10 @@ class RoundGate:
         """A round is settled and what it shows is in the log: let go of what waited for it alone."""
         for turn in self._waiting.pop(round_, ()):
             rounds = turn.rounds
+            if len(rounds) == 1 and rounds[0][0] is round_:  # the usual case, sooner
+                _, replies, size = rounds.pop()
+                self._emit(turn, replies, size)
+                continue
             while rounds and ((head := rounds[0][0]) is None or (head.settled and head not in self._waiting)):
                 _, replies, size = rounds.popleft()
                 self._emit(turn, replies, size)

@@ -100,6 +100,8 @@ class Reactor:
         self.brake = WriteBrake()
         #: on a ring: replies that wait for other nodes, and the sockets to those
         self.rounds: RoundGate | None = None
+        #: what other nodes have confirmed waits for our own log
+        self.rounds_wait = False
         self.links: LinkPort | None = None
         #: called after each commit that appended something
         self.on_append: Callable[[], None] = _nothing

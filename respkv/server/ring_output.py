@@ -31,8 +31,12 @@ def send_ring(reactor: Reactor, links: LinkPort, rounds: RoundGate, lsn: int) ->
         if connection.queued() > OUTPUT_HALT_BYTES:
             connection.halts |= OUTPUT
     reactor.dirty = kept
-    for settled in node.take_settled():
-        rounds.settled(settled)
+    settled = node.take_settled()
+    if settled:
+        # The same for all of them, and half of what letting one reply go would cost.
+        reactor.rounds_wait = bool(reactor.gate) or (node.holds_replies and reactor.lsn > node.durable_lsn)
+        for round_ in settled:
+            rounds.settled(round_)
 
 
 def emit_round(reactor: Reactor, connection: Any, replies: list[bytes], size: int) -> None:
@@ -42,7 +46,7 @@ def emit_round(reactor: Reactor, connection: Any, replies: list[bytes], size: in
     if connection.closed:
         return
     data = replies[0] if len(replies) == 1 else b"".join(replies)
-    if reactor.gate or (reactor.node.holds_replies and reactor.lsn > reactor.node.durable_lsn):
+    if reactor.rounds_wait:
         reactor.gate.hold(reactor.lsn, connection, data)
     else:
         reactor.emit(connection, data)

@@ -11,6 +11,7 @@ def test_command_list_is_that_of_the_table() -> None:
 
 
 def test_the_test_command_leaves_no_folder_out() -> None:
-    command = (ROOT / "tests/run").read_text()
-    folders = sorted({path.relative_to(ROOT / "tests").parts[0] for path in (ROOT / "tests").rglob("test_*.py")})
+    tests = command_list.README.parent / "tests"
+    command = (tests / "run").read_text()
+    folders = sorted({path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")})
     assert [folder for folder in folders if command.count(f"tests/{folder}") != 1] == []
