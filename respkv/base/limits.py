@@ -21,7 +21,7 @@ EXPIRY_INTERVAL_US: Final = 100_000
 #: How far ahead of the wall clock the durable clock ceiling is kept, milliseconds.
 CLOCK_AHEAD_MS: Final = 5_000
 #: Memtable keys that are settled in one call, at most.
-SETTLED_PER_CALL: Final = 200
+SETTLED_PER_CALL: Final = 500
 #: Of them at once, before the clock is looked at.
 SETTLED_AT_ONCE: Final = 20
 #: Between two such calls of an idle node, microseconds.

@@ -19,17 +19,16 @@ SPAN_US: Final = 100_000
 #: for answers must not seem to ask for little because the node is busy with itself.
 _IDLE_WORK: Final = 20
 #: Below which settling can keep up with what is written.
-_LIGHT_WORK: Final = 200
+_LIGHT_WORK: Final = 500
 #: Under load a walk over all tables is followed by a pause of at least this, and of a multiple of what the walk took:
 #: the next flush undoes what it found, and only its share of a core counts.
 _LOAD_PAUSE_US: Final = 10_000_000
 _LOAD_PAUSE_FACTOR: Final = 30
 
 
-#: How long one settling call takes, about, microseconds: of an idle node, and once in SPAN_US under light load; under
-#: more it is a single slice. What a key costs depends on the blocks that must be read for it, from 5 us to 100.
-_IDLE_SETTLE_US: Final = 5_000
-_LIGHT_SETTLE_US: Final = 1_500
+#: How long one settling call takes, about, microseconds: again and again while idle, once in SPAN_US under light load;
+#: under more it is a single slice. What a key costs depends on the blocks that must be read for it, from 5 us to 100.
+_SETTLE_US: Final = 5_000
 
 
 class Pace:
@@ -63,8 +62,7 @@ class Pace:
         May raise CorruptionError.
         """
         now_us = self._clock.monotonic_us
-        budget_us = _IDLE_SETTLE_US if self.idle else _LIGHT_SETTLE_US if self._rate < _LIGHT_WORK else 0
-        end_us = now_us() + budget_us
+        end_us = now_us() + (_SETTLE_US if self._rate < _LIGHT_WORK else 0)
         for request in slices:
             if request is not None or now_us() >= end_us:
                 return request

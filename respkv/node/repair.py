@@ -222,7 +222,7 @@ class Repair:
 
     def next_timer_us(self) -> int:
         """When ``on_timer`` is due."""
-        if self._fetching:
+        if self._fetching or self.neighbours.placement is None:
             return self._tick_us
         due_us = min(self._tick_us, self._settle_us)
         return min(due_us, self._poll_us) if self.sessions.running() else due_us

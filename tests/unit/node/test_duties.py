@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from respkv.base.limits import SETTLED_PER_CALL
+from respkv.base.limits import SETTLED_AT_ONCE
 from respkv.keyspace import keys
 from respkv.testing.node_driver import DIRECTORY, NodeDriver
 
@@ -108,7 +108,7 @@ def test_a_node_that_takes_writes_of_others_is_not_idle() -> None:
     for _ in range(4):
         driver.node.changes += 1000
         driver.pass_time(50_000)
-        assert driver.node.keyspace.counts.unsettled() >= unsettled - 3 * SETTLED_PER_CALL
+        assert driver.node.keyspace.counts.unsettled() >= unsettled - 3 * SETTLED_AT_ONCE
     driver.pass_time(1_000_000)
     assert driver.node.keyspace.counts.unsettled() == 0
 
