@@ -15,7 +15,9 @@ from respkv.testing.cluster import Plan
 from respkv.testing.simulate import main, run_plan, run_seed, run_seeds
 
 SEEDS = int(os.environ.get("RESPKV_SEEDS", "200"))
-TOGETHER = 20
+TOGETHER = 10
+#: pytest-xdist has a process for each core already.
+PROCESSES = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
 #: Seeds that find a fault which is not mended yet, with what is known of it.
 OPEN: dict[int, str] = {}
 #: Where to begin to look for a broken rule, to be done sooner than from seed 1.
@@ -26,7 +28,7 @@ S = 1_000_000
 
 def run(first: int, count: int, nodes: int = 3) -> None:
     seeds = [seed for seed in range(first, first + count) if seed not in OPEN]
-    for report in run_seeds(seeds, nodes=nodes, processes=os.cpu_count() or 1):
+    for report in run_seeds(seeds, nodes=nodes, processes=PROCESSES):
         assert not report.violations, "\n".join([str(report), *report.violations[:10]])
 
 
