@@ -15,13 +15,7 @@ from typing import Any
 
 from compat.load.connection import ServerError, fill, read_all
 from compat.load.report import machine_facts, write_json
-from compat.load.servers import (
-    LoadError,
-    Server,
-    clean_up_when_told_to_end,
-    default_respkv_command,
-    disk_bytes,
-)
+from compat.load.servers import LoadError, Server, clean_up_when_told_to_end, default_respkv_command, disk_bytes
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
