@@ -43,6 +43,7 @@ COMPILED: Final = (
     "respkv/metrics/histogram.py",
     "respkv/metrics/registry.py",
     "respkv/resp/request.py",
+    "respkv/storage/probe.py",
     "respkv/storage/row_cache.py",
     "respkv/storage/write_batch.py",
 )

@@ -76,13 +76,14 @@ class Server:
     def start(self) -> float:
         """Start and wait for PONG; seconds from exec to it. LoadError with its output when it does not come."""
         words = [*self.command, "--port", str(self.port), "--bind", HOST, "--dir", self.dir, *self.options]
-        paths = [_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = dict(os.environ)
+        if self.command == shlex.split(default_respkv_command()):
+            # Only then: an installed server would find the source tree before its own, compiled modules.
+            environment["PYTHONPATH"] = os.pathsep.join([_ROOT, *filter(None, [os.environ.get("PYTHONPATH")])])
         began = time.monotonic()
         try:
             with open(self._output_path(), "ab") as output:
-                self._process = subprocess.Popen(
-                    words, stdout=output, stderr=output, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-                )
+                self._process = subprocess.Popen(words, stdout=output, stderr=output, env=environment)
         except OSError as reason:
             raise LoadError(f"cannot start {words[0]}: {reason}") from reason
         while not self._answers():
@@ -91,7 +92,18 @@ class Server:
             if time.monotonic() - began > START_S:
                 raise LoadError(f"{self.name} gives no PONG within {START_S:.0f} s:\n{self.output()}")
             time.sleep(0.001)
-        return time.monotonic() - began
+        took_s = time.monotonic() - began
+        if self._is_uncompiled():
+            print(f"note: {self.name} runs as plain Python; --respkv-server names an installed one", file=sys.stderr)
+        return took_s
+
+    def _is_uncompiled(self) -> bool:
+        """Whether it is a respkv whose hot modules are not compiled."""
+        try:
+            with Connection(self.port, timeout_s=5) as connection:
+                return b"\r\nrespkv_compiled:0\r\n" in connection.call("INFO", "server")
+        except (OSError, ServerError):
+            return False
 
     def _answers(self) -> bool:
         try:

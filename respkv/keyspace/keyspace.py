@@ -240,7 +240,7 @@ class Keyspace:
         else:
             row = self.cache.get(db, key)
             if row is None:
-                row = self._load(db, key)
+                row = self.load_row(db, key)
         if row is None or type(row) is bytes:
             return row
         expire_at_ms = row.expire_at_ms  # type: ignore[union-attr]
@@ -263,7 +263,8 @@ class Keyspace:
             return None
         return record
 
-    def _load(self, db: int, key: bytes) -> Row | None:
+    def load_row(self, db: int, key: bytes) -> Row | None:
+        """The row of a key that is not cached, from the engine, and into the cache; its time may have come."""
         internal = self.internal(db, key)
         # The row cache has been asked, so nothing is held for the engine.
         record = self._unless_gone(internal, self.engine.get_listed(internal))
@@ -271,9 +272,9 @@ class Keyspace:
             return None
         if record[0] & DVV:
             return self._load_siblings(db, key, internal, record)
-        row = self.build_row(internal, record)
+        row = record if record[0] == STRING else self.build_row(internal, record)
         assert row is not None
-        self.cache.put(db, key, row)
+        self.cache.add(db, key, row)
         return row
 
     def build_row(self, internal: bytes, record: bytes) -> Row | None:

@@ -213,10 +213,16 @@ class View:
             keyspace.cache.hits += 1
             return row[row.index(10, BODY_AT) + 1 : -2], 0
         old = keyspace.cache.old.get(self.db)
-        unknown = row is None and not (old and key in old)
-        if unknown and keyspace.engine.get_listed(keyspace.internal(self.db, key)) is None:
-            keyspace.misses += 1  # A counter that is counted for the first time: straight to the engine.
-            return None, 0
+        if row is None and not (old and key in old):
+            # Counters that are seldom incremented: straight to the engine, and once.
+            keyspace.cache.misses += 1
+            row = keyspace.load_row(self.db, key)
+            if row is None:
+                keyspace.misses += 1
+                return None, 0
+            if row.__class__ is bytes:
+                keyspace.hits += 1
+                return row[row.index(10, BODY_AT) + 1 : -2], 0
         row = self.row(key)
         if type(row) is bytes:
             return value_of_string(row), 0

@@ -13,12 +13,9 @@ Invariants: ``version`` is what the durable manifest says; applying the edits un
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final
-
-from xxhash import xxh3_64_intdigest
 
 from respkv.base.errors import BlockRequest, CorruptionError
 from respkv.env.fs import FileSystem
@@ -28,6 +25,7 @@ from respkv.storage.job_board import COMPACT, COUNT, FLUSH, Job, JobBoard
 from respkv.storage.manifest import ManifestLog
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan
+from respkv.storage.probe import Probe, Table, find
 from respkv.storage.quarantine import AnyTable, DamagedTable, LostTable, is_unreadable
 from respkv.storage.sstable.format import TableMeta
 from respkv.storage.sstable.reader import TableBlockRequest, TableReader
@@ -37,10 +35,6 @@ from respkv.storage.wal import segment_path
 _OUTPUT_IDS_SPARE: Final = 8
 #: Ticks before work that failed is offered again: a second.
 _HOLD_TICKS: Final = 10
-
-Get = Callable[[bytes, int], bytes | None]
-#: How a point read asks one run: (get of its only table, [], []) or (None, largest keys, gets).
-Probe = tuple[Get | None, list[bytes], list[Get]]
 
 
 class Catalog:
@@ -352,45 +346,33 @@ class Catalog:
     def _build_probes(self) -> None:
         probes: list[Probe] = []
         for run in self.version.runs:
-            gets: list[Get] = [self.readers[table.file_id].get for table in run.tables]
-            if len(gets) == 1:
-                probes.append((gets[0], [], []))
-            else:
-                probes.append((None, [table.largest for table in run.tables], gets))
+            tables: list[Table] = []
+            for table in run.tables:
+                reader = self.readers[table.file_id]
+                tables.append((reader.filter, len(reader.filter), reader.get))
+            alone = len(tables) == 1
+            probes.append((tables[0], [], []) if alone else (None, [table.largest for table in run.tables], tables))
         self.probes = tuple(probes)
+
+    def get(self, key: bytes) -> bytes | None:
+        """The newest record of ``key`` in the tables. ReadMiss, CorruptionError and OSError pass through."""
+        return find(self.probes, key, self.met)
 
     def get_readable(self, key: bytes) -> bytes | None:
         """The newest record of ``key`` that can be read from the tables, damage being passed over; for estimates.
 
         ReadMiss passes through.
         """
-        if not self.probes:
-            return None
-        key_hash = xxh3_64_intdigest(key)
-        for get, largest, gets in self.probes:
-            if get is None:
-                at = bisect_left(largest, key)
-                if at == len(gets):
-                    continue
-                get = gets[at]
-            try:
-                record = get(key, key_hash)
-            except (CorruptionError, OSError) as error:
-                if not isinstance(self.met(error, get), CorruptionError):
-                    raise
-                continue
-            if record is not None:
-                return record
-        return None
+        return find(self.probes, key, self.met, readable=True)
 
     # Damage
 
-    def met(self, error: CorruptionError | OSError, get: Get | None) -> Exception:
+    def met(self, error: Exception, get: Any) -> Exception:
         """A read by ``get`` has failed: what to raise. Quarantines its table when it is damaged."""
-        table: AnyTable = get.__self__  # type: ignore[union-attr]
+        table: AnyTable = get.__self__
         if isinstance(error, CorruptionError):
             self.damaged(table.file_id, error.reason)
-        elif is_unreadable(error):
+        elif isinstance(error, OSError) and is_unreadable(error):
             self.damaged(table.file_id, str(error))
             return CorruptionError(table.path, 0, f"unreadable: {error}")
         return error

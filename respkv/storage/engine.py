@@ -15,13 +15,10 @@ memtable; files are removed only when the edit that drops them is durable and no
 from __future__ import annotations
 
 import sys
-from bisect import bisect_left
 from collections.abc import Callable, Container, Iterable
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Final
-
-from xxhash import xxh3_64_intdigest
 
 from respkv.base.errors import BlockRequest, CorruptionError, StorageFull
 from respkv.env.fs import FileSystem
@@ -32,6 +29,7 @@ from respkv.storage.job_board import FLUSH, Job
 from respkv.storage.memtable import Held, Memtable, defers
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan, SnapshotPlan, SyncPlan
+from respkv.storage.probe import find
 from respkv.storage.quarantine import AnyTable, DamagedTable, Piece, passing_over, piece_of
 from respkv.storage.report import RecoveryReport
 from respkv.storage.scan import Entries, merge_entries, scan_tables
@@ -127,21 +125,7 @@ class Engine:
             if record is not None:
                 return record
         probes = self._catalog.probes
-        if probes:
-            key_hash = xxh3_64_intdigest(key)
-            try:
-                for get, largest, gets in probes:
-                    if get is None:
-                        at = bisect_left(largest, key)
-                        if at == len(gets):
-                            continue
-                        get = gets[at]
-                    record = get(key, key_hash)
-                    if record is not None:
-                        return record
-            except (CorruptionError, OSError) as error:
-                raise self._catalog.met(error, get) from error
-        return None
+        return find(probes, key, self._catalog.met) if probes else None
 
     def put(self, key: bytes, record: bytes) -> None:  # HOT: engine_put
         """Make ``record`` the newest of ``key``; logged by the next ``commit``."""

@@ -44,9 +44,11 @@ class DamagedTable:
 class LostTable:
     """Stands for a table that cannot be opened; has the reading methods of a ``TableReader``."""
 
-    __slots__ = ("file_id", "meta", "path", "reason")
+    __slots__ = ("file_id", "filter", "meta", "path", "reason")
 
     def __init__(self, path: str, meta: TableMeta, reason: str) -> None:
+        #: nobody can say that a key is not here
+        self.filter = (-1,)
         self.path = path
         self.meta = meta
         self.file_id = meta.file_id

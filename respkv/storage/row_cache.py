@@ -83,6 +83,10 @@ class RowCache:
     def put(self, db: int, key: bytes, row: Any) -> None:
         """Insert or replace. May turn the generations over."""
         self.drop(db, key)
+        self.add(db, key, row)
+
+    def add(self, db: int, key: bytes, row: Any) -> None:
+        """Insert a row whose key is not cached. May turn the generations over."""
         charge = charge_of(key, row)
         if charge <= self.capacity // 4:
             self._insert(db, key, row, charge)

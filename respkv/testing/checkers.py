@@ -381,12 +381,14 @@ def check_survival(
                     newest = max(newest, element_floor(record))
                 else:
                     newest = max(newest, record[1:BODY_AT])
+            if newest >= stamp:
+                continue
             gone = any(
                 taken_along(evidence, key, name, stamp, hider)
                 and (hider.at_ms or hider.stamp <= floors.get(slot_of(key), 0))
                 for hider in evidence.hiding(key, name)
             )
-            if newest < stamp and not gone:
+            if not gone:
                 problems.append(f"survival: {stamp.hex()} is lost, {newest.hex()} is left: {operation!r}")
     return problems
 

@@ -38,6 +38,8 @@ _MS: Final = 1_000
 FORMING_US: Final = 60 * _S
 #: After healing: how long until requests must be answered quickly again, and how quickly that is.
 GRACE_US: Final = 15 * _S
+#: How long clients rest between requests at least, once the faults are over.
+CALM_PAUSE_US: Final = (60 * _MS, 600 * _MS)
 ANSWER_US: Final = 4 * _S
 #: From the clients' end: how long the replicas have to become equal.
 CONVERGENCE_US: Final = 150 * _S
@@ -207,7 +209,11 @@ class Cluster:
         self.trace.line("healed")
         self.nemesis.heal()
         healed_us = schedule.now_us
+        mix, (low_us, high_us) = self.plan.mix, self.plan.mix.pause_us
+        # What is still to be seen needs few requests: is everything answered, do all become equal?
+        mix.pause_us = (max(low_us, CALM_PAUSE_US[0]), max(high_us, CALM_PAUSE_US[1]))
         schedule.run_until(healed_us + self.plan.healed_us)
+        mix.pause_us = (low_us, high_us)
         for client in self.clients:
             client.stopping = True
         schedule.run_until(schedule.now_us + 12 * _S, stop=lambda: all(client.done for client in self.clients))

@@ -115,6 +115,8 @@ class _Key:
         ]
         slot = slot_of(key)
         self.floors = [floor for floor in floors if floor.db == 0 and floor.first <= slot <= floor.last]
+        #: by value: since when it may be gone
+        self._gone_us: dict[bytes, int] = {}
 
     def _learn(self, value: bytes, dot: Dot) -> None:
         known = self.dots.setdefault(value, dot)
@@ -131,11 +133,14 @@ class _Key:
 
     def gone_by(self, value: bytes, us: int) -> bool:
         """Whether something that had begun by ``us`` may have replaced a value."""
-        dot = self.dots[value]
-        if any(writer.start_us <= us and dot.covered(clock) for writer, clock in self.writers):
-            return True
-        stamp = pack_stamp(dot.hlc, dot.actor >> ACTOR_COUNTER_BITS)
-        return any(floor.us <= us and stamp <= floor.stamp for floor in self.floors)
+        gone_us = self._gone_us.get(value)
+        if gone_us is None:
+            dot = self.dots[value]
+            stamp = pack_stamp(dot.hlc, dot.actor >> ACTOR_COUNTER_BITS)
+            began = [writer.start_us for writer, clock in self.writers if dot.covered(clock)]
+            began += [floor.us for floor in self.floors if stamp <= floor.stamp]
+            gone_us = self._gone_us[value] = min(began, default=_NEVER_US + 1)
+        return gone_us <= us
 
 
 def check_siblings(

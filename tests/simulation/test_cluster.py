@@ -21,7 +21,10 @@ PROCESSES = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
 #: Seeds that find a fault which is not mended yet, with what is known of it.
 OPEN: dict[int, str] = {}
 #: Where to begin to look for a broken rule, to be done sooner than from seed 1.
-FIRST = {"expired-shown": 30}
+FIRST = {
+    "ack-before-log": 2, "ack-before-sync": 11, "clock-forgotten": 2, "expired-shown": 32, "no-read-repair": 2,
+    "quorum-of-one": 2, "unknown-called-failed": 8,
+}  # fmt: skip
 ROOT = Path(__file__).parents[2]
 S = 1_000_000
 
@@ -75,7 +78,7 @@ def test_other_seeds_give_other_traces() -> None:
 def test_a_broken_rule_is_found(name: str) -> None:
     mutation = mutations.MUTATIONS[name]
     first = FIRST.get(name, 1)
-    for report in run_seeds(range(first, first + mutation.seeds), mutation=name, processes=os.cpu_count() or 1):
+    for report in run_seeds(range(first, first + mutation.seeds), mutation=name, processes=PROCESSES):
         if mutations.found_by(name, report.violations):
             return
     pytest.fail(f"{mutation.text}: not found with {mutation.seeds} seeds")

@@ -111,7 +111,6 @@ class TableReader:
     """One open table. Only for the loop's thread, or for a worker that has it alone."""
 
     __slots__ = (
-        "_bloom",
         "_cache",
         "_cached",
         "_file",
@@ -121,6 +120,7 @@ class TableReader:
         "_slots",
         "_words",
         "file_id",
+        "filter",
         "meta",
         "path",
     )
@@ -140,7 +140,7 @@ class TableReader:
             raise
         self._file: ReadFile = file
         self._seed = seed_of(self.file_id, 0)
-        self._words = len(self._bloom)
+        self._words = len(self.filter)
         self._cache = cache
         self._cached = cache.open_file(self.file_id, len(self._index))
         self._slots = self._cached.blocks
@@ -157,7 +157,7 @@ class TableReader:
         if len(tail) != end - footer.index_offset:
             raise CorruptionError(path, footer.index_offset, "the file is cut")
         self._index, self._offsets = self._read_index(tail, footer)
-        self._bloom = self._read_bloom(tail, footer)
+        self.filter = self._read_bloom(tail, footer)
         self.meta = self._read_properties(tail, footer, size)
         if isinstance(meta, TableMeta) and meta != self.meta:
             raise CorruptionError(path, footer.properties_offset, "the table is not the one asked for")
@@ -193,7 +193,7 @@ class TableReader:
     def may_hold(self, key_hash: int) -> bool:
         """Whether the table may have a key of this hash; False is certain, True is wrong for 1 key in 100."""
         mask = _MASKS[key_hash & 4095]
-        return self._bloom[key_hash % self._words] & mask == mask
+        return self.filter[key_hash % self._words] & mask == mask
 
     def get(self, key: bytes, key_hash: int) -> bytes | None:  # HOT: table_get
         """The record of ``key``, None when it is not here. ``key_hash`` is xxh3_64 of the key.
@@ -201,7 +201,7 @@ class TableReader:
         ReadMiss when the block is neither in our cache nor in the system's; CorruptionError.
         """
         mask = _MASKS[key_hash & 4095]
-        if self._bloom[key_hash % self._words] & mask != mask:
+        if self.filter[key_hash % self._words] & mask != mask:
             return None
         number = bisect_right(self._index, key) - 1
         block = self._slots.get(number)
@@ -312,7 +312,7 @@ class TableReader:
         fresh = TableReader.__new__(TableReader)
         fresh.path, fresh.file_id = self.path, self.file_id
         fresh._open(self._file, self.meta)
-        fresh._words = len(fresh._bloom)
+        fresh._words = len(fresh.filter)
         entries = 0
         last_key: bytes | None = None
         blocks = chain.from_iterable(self._reads(0, len(self._index)))

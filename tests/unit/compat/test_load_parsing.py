@@ -103,6 +103,17 @@ def test_a_server_that_ends_at_once_is_an_error() -> None:
     assert not os.path.exists(server.dir)
 
 
+def test_an_installed_server_does_not_see_the_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its own modules it would find those of the tree, which are not compiled."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    server = Server("installed", "sh -c 'echo path=$PYTHONPATH.; exit 3'", [])
+    try:
+        with pytest.raises(LoadError, match=r"path=\.$"):
+            server.start()
+    finally:
+        server.remove()
+
+
 def test_a_server_that_is_missing_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert restart.main(["--respkv-server", "/nonexistent/server"]) == 1
     assert "cannot start /nonexistent/server" in capsys.readouterr().err
