@@ -165,11 +165,12 @@ class Dispatcher:
         self._general_us = reads = writes = mark = unchecked = 0
         batch = keyspace.engine.batch
         last, grown, db, logical, stale, over, left = clock.last, 0, 0, -1, True, False, self.hot.left
+        heads, pack_head, pack, crc, ok = BULK_HEADS, pack_string_head, pack_lengths, crc_hqx, OK
         for turn in turns:
             if over or turn.session.closing:  # A request of this sweep has killed it.
                 special.append((turn, None))
                 continue
-            session, parser, append = turn.session, turn.parser, turn.out.append
+            session, parser, out = turn.session, turn.parser, turn.out
             session.last_us = now_us
             if session.db != logical and not stale:
                 clock.last, stale = last, True
@@ -192,26 +193,25 @@ class Dispatcher:
                         table, deferred = memtable.table, memtable.deferred
                         highest, last, stale = keyspace.floors.highest, clock.last, False
                         view = views.get(db) or self._make_view(db)
-                    if direct and argv.__class__ is list:
-                        size = len(argv)
-                        if size == 2:
-                            if (argv[0] == b"GET" or argv[0] == b"get") and argv[1].__class__ is bytes:
+                    if direct and type(argv) is list:
+                        if (size := len(argv)) == 2:
+                            if (argv[0] == b"GET" or argv[0] == b"get") and isinstance(argv[1], bytes):
                                 row = rows.get(argv[1])
-                                if row.__class__ is bytes:
-                                    append(row[11:])
+                                if isinstance(row, bytes):
+                                    out.append(row[11:])
                                     reads += 1
                                     continue
                         elif size == 3 and (argv[0] == b"SET" or argv[0] == b"set"):
-                            _, key, value = argv
-                            usual = key.__class__ is bytes and value.__class__ is bytes and 123 not in key
+                            key, value = argv[1], argv[2]
+                            usual = isinstance(key, bytes) and isinstance(value, bytes) and 123 not in key
                             if usual and (ruled is None or not ruled(key)):
                                 row = rows.get(key)
-                                plain = row.__class__ is bytes
+                                plain = isinstance(row, bytes)
                                 if plain or (row is None and not (old_rows and key in old_rows)):
-                                    head = BULK_HEADS[len(value)] if len(value) < 4096 else b"$%d\r\n" % len(value)
+                                    head = heads[size] if (size := len(value)) < 4096 else b"$%d\r\n" % size
                                     last += 1
-                                    record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
-                                    internal = prefixes[(at := (crc_hqx(key, 0) & 16383) * 5) : at + 5] + key
+                                    record = b"".join((pack_head(1, last, node), head, value, b"\r\n"))
+                                    internal = prefixes[(at := (crc(key, 0) & 16383) * 5) : at + 5] + key
                                     if plain:
                                         rows[key] = record
                                         grown += len(record) - len(row)  # type: ignore[arg-type]
@@ -221,8 +221,8 @@ class Dispatcher:
                                         if old is not None and (old[0] != 1 or old[1:11] <= highest):
                                             keyspace.counts.replaced(internal, old, LIVE)
                                         table[internal] = record
-                                    batch += (pack_lengths(len(record), len(internal)), internal, record)
-                                    append(OK)
+                                    batch += (pack(len(record), len(internal)), internal, record)
+                                    out.append(ok)
                                     writes += 1
                                     continue
                     clock.last, stale = last, True
@@ -240,8 +240,8 @@ class Dispatcher:
                         break
                     if batch and len(batch[-1]) >= LARGE_RECORD_BYTES:
                         server.relieve()
-                    if reply.__class__ is bytes:
-                        append(reply)
+                    if isinstance(reply, bytes):
+                        out.append(reply)
                     elif reply is not None:
                         pending = reply
                     if pending is not None or session.closing:
@@ -336,7 +336,7 @@ class Dispatcher:
             stats.histogram.record(took_us)
         if took_us >= server.slow_us and not spec.flags & Flag.SKIP_SLOWLOG:
             server.slow_command(session, argv, took_us)
-        return reply if reply.__class__ is bytes else encode(reply, session.proto)
+        return reply if isinstance(reply, bytes) else encode(reply, session.proto)
 
     def _make_view(self, db: int) -> View:
         view = self._views[db] = View(self.keyspace, db, self.server.rng, self.limit_bytes)

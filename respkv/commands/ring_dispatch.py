@@ -81,6 +81,7 @@ class RingDispatcher(Dispatcher):
         self._general_us = reads = writes = unchecked = 0
         batch, left = keyspace.engine.batch, self.hot.left
         coordinator.begin_own()
+        heads, pack_head, pack, crc, written = BULK_HEADS, pack_string_head, pack_lengths, crc_hqx, WRITTEN
         last, grown, db, logical, stale, over = clock.last, 0, 0, -1, True, False
         for turn in turns:
             if over or turn.session.closing:
@@ -109,16 +110,16 @@ class RingDispatcher(Dispatcher):
                         prefixes = keyspace.prefixes(db)
                         table, batch = keyspace.engine.memtable.table, keyspace.engine.batch
                         highest, last, stale = keyspace.floors.highest, clock.last, False
-                    if direct and argv.__class__ is list:
+                    if direct and type(argv) is list:
                         size = len(argv)
                         key = argv[1] if size > 1 else None
-                        if key.__class__ is bytes and (ruled is None or not ruled(key)):
-                            slot = crc_hqx(key, 0) & 16383 if 123 not in key else slot_of(key)
+                        if isinstance(key, bytes) and (ruled is None or not ruled(key)):
+                            slot = crc(key, 0) & 16383 if 123 not in key else slot_of(key)
                             row = rows.get(key)
                             get = size == 2 and ready[slot] and (argv[0] == b"GET" or argv[0] == b"get")
                             if get and row is None:
                                 row, rows, old_rows = self._warm(db, key)
-                            plain = row.__class__ is bytes
+                            plain = isinstance(row, bytes)
                             if get and plain:
                                 if level == QUORUM and (ask := asks[slot]) is not None:
                                     ask.keys.append(prefixes[slot * 5 : slot * 5 + 5] + key)
@@ -130,11 +131,11 @@ class RingDispatcher(Dispatcher):
                                 continue
                             if size == 3 and ready[slot] and (argv[0] == b"SET" or argv[0] == b"set"):
                                 blind = plain or (row is None and not (old_rows and key in old_rows))
-                                if blind and argv[2].__class__ is bytes:
+                                if blind and isinstance(argv[2], bytes):
                                     size = len(value := argv[2])
-                                    head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
+                                    head = heads[size] if size < 4096 else b"$%d\r\n" % size
                                     last += 1
-                                    record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
+                                    record = b"".join((pack_head(1, last, node), head, value, b"\r\n"))
                                     internal = prefixes[slot * 5 : slot * 5 + 5] + key
                                     if plain:
                                         rows[key] = record
@@ -144,8 +145,8 @@ class RingDispatcher(Dispatcher):
                                         if old is not None and (old[0] != 1 or old[1:11] <= highest):
                                             keyspace.counts.replaced(internal, old, LIVE)
                                     table[internal] = record
-                                    batch += (pack_lengths(len(record), len(internal)), internal, record)
-                                    out.append(WRITTEN)
+                                    batch += (pack(len(record), len(internal)), internal, record)
+                                    out.append(written)
                                     writes += 1
                                     continue
                     clock.last, stale = last, True
@@ -175,7 +176,7 @@ class RingDispatcher(Dispatcher):
                         session.round = waits
                     else:
                         join(session, waits)
-            if session.round.__class__ is Flight:
+            if isinstance(session.round, Flight):
                 close(session)
             if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
                 special.append((turn, pending))

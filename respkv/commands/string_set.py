@@ -6,6 +6,7 @@ uses the same ones. All options are read, and found good, before the key is look
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from xxhash import xxh3_64_hexdigest
@@ -183,8 +184,7 @@ def mset(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     """MSET key value [key value ...]."""
     if not len(argv) & 1:
         raise fail(errors.wrong_arity("mset"))
-    db = view.db
-    return OK, [(effects.PUT, db, key, value, 0) for key, value in zip(argv[1::2], argv[2::2])]
+    return OK, list(zip(repeat(effects.PUT), repeat(view.db), argv[1::2], argv[2::2], repeat(0)))
 
 
 def msetnx(argv: list[bytes], view: View) -> tuple[Reply, Effects]:

@@ -192,22 +192,28 @@ class Applier:
         table, deferred, defers = memtable.table, memtable.deferred, engine.held is not None
         node, last, highest = clock.node, clock.last, keyspace.floors.highest
         grown, last_db, colocation = 0, -1, keyspace.colocation
-        for _, db, key, value, expire_at_ms in effects:
+        # Compiled, a name of the module is looked up each time it is used.
+        heads, pack_head, pack, crc = BULK_HEADS, pack_string_head, pack_lengths, crc_hqx
+        for effect in effects:
+            db: int = effect[1]
+            key: bytes = effect[2]
+            value: bytes = effect[3]
+            expire_at_ms: int = effect[4]
             if db != last_db:
                 last_db = db
                 prefixes, rows, old_rows = keyspace.prefixes(db), cache.rows(db), cache.old.get(db)
             if colocation is None:
-                at = (crc_hqx(hash_tag(key) if 123 in key else key, 0) & 16383) * keys.RECORD_KEY_AT
+                at = (crc(hash_tag(key) if 123 in key else key, 0) & 16383) * keys.RECORD_KEY_AT
                 internal = prefixes[at : at + keys.RECORD_KEY_AT] + key
             else:
                 internal = keyspace.internal(db, key)
             last += 1
             row = rows.get(key)
             size = len(value)
-            head = BULK_HEADS[size] if size < 4096 else b"$%d\r\n" % size
+            head = heads[size] if size < 4096 else b"$%d\r\n" % size
             if not expire_at_ms:
-                record = b"".join((pack_string_head(1, last, node), head, value, b"\r\n"))
-            if row.__class__ is bytes and not expire_at_ms:
+                record = b"".join((pack_head(1, last, node), head, value, b"\r\n"))
+            if isinstance(row, bytes) and not expire_at_ms:
                 # A plain string over a plain string: no count changes, and the row changes in place.
                 rows[key] = record
                 grown += len(record) - len(row)
@@ -226,7 +232,7 @@ class Applier:
                     cache.replace(db, key, string_row(record))
                     rows, old_rows = cache.rows(db), cache.old.get(db)
                 table[internal] = record
-            batch += (pack_lengths(len(record), len(internal)), internal, record)
+            batch += (pack(len(record), len(internal)), internal, record)
             if keyspace.watching:
                 self._touch(db, key)
         clock.last = last
@@ -236,7 +242,7 @@ class Applier:
     def _written_string(self, db: int, key: bytes) -> Row:
         """The row of a string that was put a moment ago."""
         row = self.keyspace.cache.peek(db, key)
-        if row.__class__ is bytes:
+        if isinstance(row, bytes):
             return row
         return string_row(self.keyspace.engine.memtable.table[self.keyspace.internal(db, key)])
 
@@ -331,9 +337,8 @@ class Applier:
         _, db, key, _, field, value, expire_at_ms = effect
         keyspace = self.keyspace
         row = keyspace.row(db, key)
-        if row.__class__ is not HashRow or expire_at_ms:
+        if not isinstance(row, HashRow) or expire_at_ms:
             return False
-        assert isinstance(row, HashRow)
         old = row.fields.get(field)
         if old is None and not row.complete:
             old = keyspace.element(db, key, row, field)
@@ -344,7 +349,7 @@ class Applier:
         engine.memtable.table[internal] = record
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
         row.fields[field] = value
-        if old.__class__ is bytes:
+        if isinstance(old, bytes):
             if len(old) != len(value):
                 keyspace.cache.adjust(db, key, row, len(value) - len(old))
         else:

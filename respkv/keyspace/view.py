@@ -165,7 +165,7 @@ class View:
         rows = keyspace.cache.young.get(self.db)
         if rows is not None:
             row = rows.get(key)
-            if row.__class__ is bytes:
+            if isinstance(row, bytes):
                 keyspace.hits += 1
                 keyspace.cache.hits += 1
                 if self.noted is not None:
@@ -178,8 +178,8 @@ class View:
             keyspace.misses += 1
         else:
             keyspace.hits += 1
-            if row.__class__ is not bytes and self.touching:
-                row.used_ms = keyspace.now_ms  # type: ignore[union-attr]
+            if not isinstance(row, bytes) and self.touching:
+                row.used_ms = keyspace.now_ms
         return row
 
     def quiet(self) -> View:
@@ -208,7 +208,7 @@ class View:
             return self.string(key), self.expire_at(key) or 0
         rows = keyspace.cache.young.get(self.db)
         row = rows.get(key) if rows is not None else None
-        if row.__class__ is bytes:
+        if isinstance(row, bytes):
             keyspace.hits += 1
             keyspace.cache.hits += 1
             return row[row.index(10, BODY_AT) + 1 : -2], 0
@@ -220,7 +220,7 @@ class View:
             if row is None:
                 keyspace.misses += 1
                 return None, 0
-            if row.__class__ is bytes:
+            if isinstance(row, bytes):
                 keyspace.hits += 1
                 return row[row.index(10, BODY_AT) + 1 : -2], 0
         row = self.row(key)
@@ -235,7 +235,7 @@ class View:
     def reply(self, key: bytes) -> bytes | None:
         """The value of a string key as a finished bulk reply; raises WRONGTYPE for other kinds."""
         row = self.row(key)
-        if row.__class__ is bytes:
+        if isinstance(row, bytes):
             return row[BODY_AT:]
         if row is None:
             return None

@@ -67,10 +67,7 @@ def flush_job(fs: FileSystem, spec: dict[str, Any], derive: Derive, pause: Pause
     pause(bytes_read)
     derived: list[tuple[bytes, bytes]] = []
     for table in buckets.values():
-        for key, record in table.items():
-            entries = derive(key, record)
-            if entries:
-                derived += entries
+        derived += chain.from_iterable(map(derive, table, table.values()))
     for key, record in derived:
         buckets.setdefault(key[:BUCKET_BYTES], {})[key] = record
     return _write_tables(fs, spec, _sorted_chunks(buckets), bytes_read, pause)
@@ -238,7 +235,7 @@ class _RunWriter:
                 block_bytes=self._options["block_bytes"],
                 compress=self._options["compress"],
             )
-        builder.add_many(keys, records)
+        builder.add_many(keys, records, size)
         if builder.size >= limit and len(self._metas) + 1 < len(self._ids):
             self._end_table()
         return size

@@ -47,7 +47,7 @@ def write_table(keys: list[bytes], records: list[bytes]) -> SimulatedFileSystem:
     fs = SimulatedFileSystem()
     fs.mkdir("/t")
     builder = TableBuilder(fs, "/t/1", 1)
-    builder.add_many(keys, records)
+    builder.add_many(keys, records, sum(map(len, keys)) + sum(map(len, records)))
     builder.finish()
     return fs
 

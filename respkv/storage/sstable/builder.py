@@ -29,6 +29,8 @@ from respkv.storage.sstable.block import ENTRY_BYTES, encode_block
 from respkv.storage.sstable.format import (
     FOOTER_BYTES,
     HEADER_BYTES,
+    RAW,
+    TRAILER_BYTES,
     Footer,
     TableMeta,
     encode_footer,
@@ -39,7 +41,8 @@ from respkv.storage.sstable.format import (
 BUFFER_BYTES: Final = 256 << 10
 #: Entries that ``add`` gathers before they are worked on, whatever their size.
 BUFFER_ENTRIES: Final = 1024
-_STAMP: Final = slice(1, 11)
+#: After a block that compression made no smaller, so many are not tried: trying costs a tenth of a flush.
+RAW_BLOCKS: Final = 7
 _STAMPED_BYTES: Final = 11
 _LOW_BITS: Final = bytes(value & 15 for value in range(256))
 
@@ -73,6 +76,7 @@ class TableBuilder:
         "_out",
         "_out_bytes",
         "_pending_bytes",
+        "_raw_blocks",
         "_records",
         "_separators",
         "_smallest",
@@ -91,6 +95,7 @@ class TableBuilder:
         self.file_id = file_id
         self._block_bytes = block_bytes
         self._compress = compress
+        self._raw_blocks = 0
         self._file: AppendFile = fs.create(path)
         self.entries = 0
         self._keys: list[bytes] = []
@@ -120,11 +125,11 @@ class TableBuilder:
         if self._pending_bytes >= BUFFER_BYTES or len(self._keys) >= BUFFER_ENTRIES:
             self._work(final=False)
 
-    def add_many(self, keys: Sequence[bytes], records: Sequence[bytes]) -> None:  # HOT: table_build
-        """Many entries, as two lists of one length; the cheap way. Keys as in ``add``."""
+    def add_many(self, keys: Sequence[bytes], records: Sequence[bytes], size: int) -> None:  # HOT: table_build
+        """Many entries of ``size`` bytes in all, as two lists of one length; the cheap way. Keys as in ``add``."""
         self._keys.extend(keys)
         self._records.extend(records)
-        self._pending_bytes += sum(map(len, keys)) + sum(map(len, records))
+        self._pending_bytes += size
         if self._pending_bytes >= BUFFER_BYTES:
             self._work(final=False)
 
@@ -210,7 +215,7 @@ class TableBuilder:
             heads = bytes([record[0] for record in records])
         self._tombstones += heads.translate(_LOW_BITS).count(0)
         if records:
-            stamps = [record[_STAMP] for record in records]
+            stamps = [record[1:11] for record in records]
             least, greatest = min(stamps), max(stamps)
             if not self._min_stamp or least < self._min_stamp:
                 self._min_stamp = least
@@ -227,11 +232,19 @@ class TableBuilder:
             self._separators.append(separator(last_key, keys[0]))
         self._last_key = keys[-1]
         before = self._offset
-        self._section(encode_block(keys, records), compress=self._compress)
+        compress = self._compress and not self._raw_blocks
+        codec = self._section(encode_block(keys, records), compress=compress)
+        if compress and codec == RAW:
+            self._raw_blocks = RAW_BLOCKS
+        elif self._raw_blocks:
+            self._raw_blocks -= 1
         self._block_lengths.append(U32.pack(self._offset - before))
 
-    def _section(self, payload: bytes, *, compress: bool) -> None:
-        self._emit(seal(payload, self.file_id, self._offset, compress=compress))
+    def _section(self, payload: bytes, *, compress: bool) -> int:
+        """Write a section; how its payload is encoded."""
+        section = seal(payload, self.file_id, self._offset, compress=compress)
+        self._emit(section)
+        return section[-TRAILER_BYTES]
 
     def _emit(self, data: bytes) -> None:
         self._out.append(data)

@@ -13,7 +13,7 @@ from respkv.base.errors import CorruptionError, FormatError, ReadMiss
 from respkv.env.rng import seeded
 from respkv.storage.block_cache import BlockCache
 from respkv.storage.sstable.block import block_keys, block_records, encode_block, find, open_block
-from respkv.storage.sstable.builder import TableBuilder, separator
+from respkv.storage.sstable.builder import RAW_BLOCKS, TableBuilder, separator
 from respkv.storage.sstable.format import (
     FOOTER_BYTES,
     HEADER_BYTES,
@@ -149,6 +149,17 @@ def test_separator_is_the_shortest_that_divides() -> None:
 # sections, header, footer
 
 
+def test_compression_is_tried_again_where_it_did_not_pay() -> None:
+    rng, fs = seeded(1), disk()
+    noise, dull = 40, 60
+    records = [rng.randbytes(1000) if number < noise else bytes(1000) for number in range(noise + dull)]
+    meta = build(fs, [(b"%05d" % number, record) for number, record in enumerate(records)], block_bytes=1000)
+    assert noise * 1000 < meta.size < (noise + RAW_BLOCKS + 1) * 1000 + dull * 100
+    reader = TableReader(fs, PATH, meta, BlockCache(0))
+    reader.verify()
+    assert [record for _, record in reader.scan(b"", None, wait=True)] == records
+
+
 def test_sections_are_compressed_only_where_it_pays() -> None:
     dull, noise = b"x" * 1000, seeded(1).randbytes(1000)
     assert len(seal(dull, 1, 0, compress=True)) < 100
@@ -282,7 +293,7 @@ def test_keys_must_rise(keys: list[bytes]) -> None:
     builder = TableBuilder(fs, PATH, 7, block_bytes=1)
     with pytest.raises(AssertionError):
         for key in keys:
-            builder.add_many([key], [b"r" * (256 << 10)])
+            builder.add_many([key], [b"r" * (256 << 10)], len(key) + (256 << 10))
     builder.abort()
     assert not fs.exists(PATH)
 
@@ -296,7 +307,8 @@ def test_bulk_and_single_adding_make_the_same_file() -> None:
         builder = TableBuilder(fs, path, 7, block_bytes=256)
         for at in range(0, len(entries), step):
             part = entries[at : at + step]
-            builder.add_many([key for key, _ in part], [record for _, record in part])
+            size = sum(len(key) + len(record) for key, record in part)
+            builder.add_many([key for key, _ in part], [record for _, record in part], size)
             assert builder.size >= HEADER_BYTES
         assert builder.finish().size == fs.size(path)
         assert fs.read_all(path) == fs.read_all(PATH)
