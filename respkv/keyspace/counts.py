@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import lz4.block
 
+from respkv.base.coding import pack_text, unpack_text
 from respkv.base.errors import BlockRequest, ReadMiss
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.record import BODY_AT, HAS_EXPIRY, TYPE_MASK
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from respkv.storage.memtable import Memtable
 
 META_NAME: Final = "key-counts"
+#: Before sums in the form of ``pack_text``; what was saved earlier is base85, which has no such character.
+_TEXT: Final = ":"
 #: Keys of a memtable that are listed at once for the walk.
 _LISTED_KEYS: Final = 20_000
 #: Keys between two yields.
@@ -381,7 +384,7 @@ class KeyCounts:
 
 def pack_sums(sums: Sums) -> dict[str, str]:
     return {
-        str(db): base64.b85encode(lz4.block.compress(cells.tobytes(), store_size=True)).decode()
+        str(db): _TEXT + pack_text(cells.tobytes())
         for db, cells in sums.items()
         if any(cells)
     }
@@ -391,7 +394,10 @@ def unpack_sums(data: dict[str, str]) -> Sums:
     sums: Sums = {}
     for db, text in data.items():
         cells = array("q")
-        cells.frombytes(lz4.block.decompress(base64.b85decode(text)))
+        if text.startswith(_TEXT):
+            cells.frombytes(unpack_text(text[len(_TEXT) :]))
+        else:  # Saved before there was another form.
+            cells.frombytes(lz4.block.decompress(base64.b85decode(text)))
         sums[int(db)] = cells
     return sums
 

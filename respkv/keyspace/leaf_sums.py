@@ -22,15 +22,14 @@ Invariants: without dirty keys, every cell equals the sum over the stored record
 from __future__ import annotations
 
 from array import array
-from base64 import b85decode, b85encode
 from collections.abc import Iterator
 from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
-import lz4.block
 from xxhash import xxh3_64_intdigest
 
+from respkv.base.coding import pack_text, unpack_text
 from respkv.base.errors import BlockRequest, ReadMiss
 from respkv.base.limits import SETTLED_AT_ONCE
 from respkv.base.slots import SLOT_COUNT
@@ -382,7 +381,7 @@ class LeafSums:
         self.cells = unpack_words(result["cells"])
         walked = unpack_words(result["marks"])
         graves: dict[str, str] = result["graves"]
-        self._graves = {int(slot): bytearray(b85decode(text)) for slot, text in graves.items()}
+        self._graves = {int(slot): bytearray(unpack_text(text)) for slot, text in graves.items()}
         self._graves_held = sum(map(len, self._graves.values())) // GRAVE.size
         self._forgotten = dict.fromkeys(result["forgotten"])
         self.exact = True
@@ -432,11 +431,11 @@ class LeafSums:
 
 def pack_words(words: array[int]) -> str:
     """u64s as text, for jobs."""
-    return b85encode(lz4.block.compress(words.tobytes(), store_size=True)).decode()
+    return pack_text(words.tobytes())
 
 
 def unpack_words(text: str) -> array[int]:
     """The reverse of ``pack_words``."""
     words = array("Q")
-    words.frombytes(lz4.block.decompress(b85decode(text)))
+    words.frombytes(unpack_text(text))
     return words

@@ -8,12 +8,12 @@ owners, so the two spaces are read side by side, slot by slot, and only one slot
 from __future__ import annotations
 
 from array import array
-from base64 import b85encode
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
 from itertools import chain, groupby
 from typing import Any, Final
 
+from respkv.base.coding import pack_text
 from respkv.causality.hlc import MAX_STAMP
 from respkv.env.fs import FileSystem
 from respkv.keyspace import keys
@@ -74,7 +74,7 @@ class _Leaves:
         return {
             "cells": pack_words(self.cells),
             "marks": pack_words(self.rule.marks),
-            "graves": {str(slot): b85encode(entries).decode() for slot, entries in self.graves.items()},
+            "graves": {str(slot): pack_text(entries) for slot, entries in self.graves.items()},
             "forgotten": list(self.forgotten),
         }
 

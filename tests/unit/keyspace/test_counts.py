@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import random
+from array import array
 from collections.abc import Iterator
 from typing import Any
 
+import lz4.block
 import pytest
 
 from respkv.base.slots import slot_of
@@ -209,6 +212,13 @@ def test_sums_survive_packing() -> None:
     assert sorted(packed) == ["0", "1", "2"], "a database without keys takes no space"
     again = unpack_sums(packed)
     assert all(again[db] == sums[db] for db in range(3))
+
+
+def test_sums_that_were_saved_as_base85_are_read() -> None:
+    cells = array("q", bytes(8 * 16384))
+    cells[7] = 3
+    text = base64.b85encode(lz4.block.compress(cells.tobytes(), store_size=True)).decode()
+    assert unpack_sums({"4": text}) == {4: cells}
 
 
 # saving
