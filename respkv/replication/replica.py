@@ -23,17 +23,17 @@ from xxhash import xxh3_64_intdigest
 
 from respkv.base.errors import CorruptionError, ProtocolError
 from respkv.base.ids import HASH, STRING
-from respkv.base.slots import SLOT_COUNT
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, ClockSkewError
 from respkv.causality.record import BODY_AT, DVV, HAS_EXPIRY, STRONG, TYPE_MASK, encode, newer, tombstone, with_floor
 from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
-from respkv.keyspace.counts import DEAD, LIVE
+from respkv.keyspace.counts import DEAD
 from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
 from respkv.keyspace.leaf_rule import element_floor
 from respkv.keyspace.rows import HashRow, string_row
-from respkv.storage.write_batch import LENGTHS, LENGTHS_BYTES, encode_entry
+from respkv.replication.payload import KEY_BYTES_MIN, PLACED, cut, put_blind
+from respkv.storage.write_batch import encode_entry
 from respkv.wire.messages import (
     ABSENT,
     BELOW_PURGE,
@@ -49,9 +49,6 @@ from respkv.wire.messages import (
     Reads,
 )
 
-_UNPACK: Final = LENGTHS.unpack_from
-_KEY_BYTES_MIN: Final = keys.RECORD_KEY_AT
-_PLACED: Final = frozenset({keys.SPACE_RECORD, keys.SPACE_ELEMENT, keys.SPACE_COUNT})
 #: The most that one answer to a range read holds; the asker goes on behind it.
 _RANGE_BYTES: Final = 4 << 20
 #: The end of the highest stamp of a millisecond.
@@ -121,82 +118,21 @@ class Replica:
         highest = max(engine.highest_table_stamp(), keyspace.floors.highest)
         if self.watermarks is not None:
             highest = max(highest, self.watermarks.newest())
-        newest, plain, ruled = b"", True, self._ruled()
-        internals: list[bytes] = []
-        records: list[bytes] = []
-        heads: list[bytes] = []
-        at, end = 0, len(payload)
-        while at < end:
-            if end - at < LENGTHS_BYTES:
-                raise ProtocolError("entries overrun their payload")
-            record_length, key_length = _UNPACK(payload, at)
-            key_at = at + LENGTHS_BYTES
-            record_at = key_at + key_length
-            heads.append(payload[at:key_at])
-            at = record_at + record_length
-            if at > end or record_length < BODY_AT or key_length < _KEY_BYTES_MIN:
-                raise ProtocolError("an entry that is none")
-            internal, record = payload[key_at:record_at], payload[record_at:at]
-            stamp = record[1:BODY_AT]
-            if stamp > newest:
-                newest = stamp
-            if (
-                record[0] != STRING
-                or internal[0] != keys.SPACE_RECORD
-                or stamp <= highest
-                or (ruled is not None and ruled(internal, keys.RECORD_KEY_AT))
-            ):
-                plain = False
-                if internal[0] not in _PLACED or keys.key_slot(internal) >= SLOT_COUNT:
-                    raise ProtocolError("an entry of a space that is not shared")
-            internals.append(internal)
-            records.append(record)
-        if newest:
+        entries = cut(payload, highest, self._ruled())
+        if entries.newest:
             try:
-                clock.observe(int.from_bytes(newest[:8], "big"), keyspace.now_ms)
+                clock.observe(int.from_bytes(entries.newest[:8], "big"), keyspace.now_ms)
             except ClockSkewError as skew:
                 raise ProtocolError(str(skew)) from skew
-        if not plain:
-            return self._apply_carefully(kind, internals, records, source)
-        cache, batch, counts = keyspace.cache, engine.batch, keyspace.counts
-        table, watching = engine.memtable.table, keyspace.watching
-        retired = [memtable.table for memtable in engine.immutables]
-        last_place, grown, beaten = b"", 0, 0
-        for internal, record, head in zip(internals, records, heads):
-            old = table.get(internal)
-            if old is None:
-                if retired and _is_beaten(retired, internal, record):
-                    beaten += 1
-                    continue
-            else:
-                if old[1:BODY_AT] >= record[1:BODY_AT]:
-                    beaten += 1
-                    continue
-                if old[0] != STRING or old[1:BODY_AT] <= highest:
-                    counts.replaced(internal, old, LIVE)
-            if internal[3:5] != last_place:
-                last_place = internal[3:5]
-                db = keys.key_db(internal)
-                rows, old_rows = cache.rows(db), cache.old.get(db)
-            key = internal[5:]
-            row = rows.get(key)
-            if row.__class__ is bytes:
-                rows[key] = record
-                grown += len(record) - len(row)
-            elif row is not None or (old_rows and key in old_rows):
-                cache.replace(db, key, record)
-                rows, old_rows = cache.rows(db), cache.old.get(db)
-            table[internal] = record
-            batch += (head, internal, record)
-            if watching:
-                self._touch(db, key)
-        if grown:
-            cache.grow(grown)
+        if not entries.plain:
+            return self._apply_carefully(kind, entries.internals, entries.records, source)
+        beaten = put_blind(entries, keyspace, highest, self._touch)
+        applied = len(entries.records) - beaten
         self.beaten += beaten
-        self.applied += len(records) - beaten
+        self.applied += applied
         if kind != FOREGROUND:
             # New plain strings are taken alike whatever they come for: no cut and no watermark lies above them.
-            self.repaired += len(records) - beaten
+            self.repaired += applied
         return _NO_REFUSALS
 
     def _apply_carefully(
@@ -437,7 +373,7 @@ class Replica:
     def read_range(self, message: RangeRead) -> RangeResult:
         """The entries of a range of elements, or that they are what the asker holds. May raise ReadMiss."""
         start = keys.after(message.after) if message.after else message.start
-        if not _PLACED.issuperset(message.start[:1]) or len(message.start) < _KEY_BYTES_MIN:
+        if not PLACED.issuperset(message.start[:1]) or len(message.start) < KEY_BYTES_MIN:
             raise ProtocolError("a range of a space that is not shared")
         try:
             payload, more = self.range_payload(start, message.end, message.limit)
@@ -477,15 +413,6 @@ class Replica:
             "replica_records_repaired": self.repaired,
             "replica_collections_revived": self.revived,
         }
-
-
-def _is_beaten(retired: list[dict[bytes, bytes]], internal: bytes, record: bytes) -> bool:
-    """Whether a memtable that is being flushed holds something newer than ``record``. ``retired``: newest first."""
-    for table in retired:
-        old = table.get(internal)
-        if old is not None:
-            return old[1:BODY_AT] >= record[1:BODY_AT]
-    return False
 
 
 def range_digest(payload: bytes) -> int:
