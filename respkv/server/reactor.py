@@ -309,7 +309,7 @@ class Reactor:
         if self.brake.level:
             for connection in turns:
                 self._execute(connection)
-        else:
+        elif turns:
             for connection, pending in self.node.execute_turns(turns):
                 self._after_execute(connection, pending)
         dirty = self.dirty

@@ -42,8 +42,8 @@ class Catalog:
 
     __slots__ = (
         "_failed_fetch", "_held_ticks", "_manifest", "_meta_changes", "_news", "_next_file", "_plan", "_queued",
-        "_removable", "board", "cache", "counters", "directory", "durable_lsn", "fs", "on_plan_failed", "options",
-        "pending", "probes", "readers", "version",
+        "_removable", "board", "cache", "counters", "directory", "durable_lsn", "fs", "highest_stamp", "on_plan_failed",
+        "options", "pending", "probes", "readers", "version",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,8 @@ class Catalog:
         self._removable: list[tuple[int, str]] = []
         self._meta_changes: dict[str, bytes | None] = {}
         self.probes: tuple[Probe, ...] = ()
+        #: the greatest stamp in any table of ``version``, b"" without tables
+        self.highest_stamp = b""
         self._build_probes()
 
     # File ids and meta
@@ -353,6 +355,7 @@ class Catalog:
             alone = len(tables) == 1
             probes.append((tables[0], [], []) if alone else (None, [table.largest for table in run.tables], tables))
         self.probes = tuple(probes)
+        self.highest_stamp = max((table.max_stamp for table in self.version.tables()), default=b"")
 
     def get(self, key: bytes) -> bytes | None:
         """The newest record of ``key`` in the tables. ReadMiss, CorruptionError and OSError pass through."""

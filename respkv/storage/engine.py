@@ -535,7 +535,7 @@ class Engine:
 
     def highest_table_stamp(self) -> bytes:
         """The greatest stamp in any table by what the manifest says, b"" without tables."""
-        return max((table.max_stamp for table in self._catalog.version.tables()), default=b"")
+        return self._catalog.highest_stamp
 
     def stats(self) -> dict[str, int | float]:
         """Figures for metrics. Bytes, counts, and two ratios: table bytes written per byte logged, and table
