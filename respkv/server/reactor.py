@@ -488,8 +488,12 @@ class Reactor:
         self.traffic.bytes_out += len(data)
         self.traffic.writes += 1
         if connection.halts:
-            connection.output_left()
-            self._after_output(connection)
+            self.output_left(connection)
+
+    def output_left(self, connection: Connection) -> None:
+        """Held output of a halted connection was sent, or waits for its socket now."""
+        connection.output_left()
+        self._after_output(connection)
 
     def _after_output(self, connection: Connection) -> None:
         """Output has been queued or sent on a halted connection: it may be too much, or the last."""

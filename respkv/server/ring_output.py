@@ -28,7 +28,7 @@ def send_ring(reactor: Reactor, links: LinkPort, rounds: RoundGate, lsn: int) ->
         connection.held_count += 1
         session.round = None
         connection.dirty = False
-        if connection.queued() > OUTPUT_HALT_BYTES:
+        if connection.held_bytes + connection.unsent_bytes > OUTPUT_HALT_BYTES:
             connection.halts |= OUTPUT
     reactor.dirty = kept
     settled = node.take_settled()
@@ -48,5 +48,22 @@ def emit_round(reactor: Reactor, connection: Any, replies: list[bytes], size: in
     data = replies[0] if len(replies) == 1 else b"".join(replies)
     if reactor.rounds_wait:
         reactor.gate.hold(reactor.lsn, connection, data)
-    else:
+        return
+    if connection.unsent or connection.halts:
         reactor.emit(connection, data)
+        return
+    # ``Reactor.emit`` for a connection that nothing ails, its calls inlined.
+    try:
+        sent = connection.send(data)
+    except BlockingIOError:
+        sent = 0
+    except OSError:
+        reactor.drop(connection)
+        return
+    if sent != len(data):
+        connection.keep(data, sent)
+    traffic = reactor.traffic
+    traffic.bytes_out += len(data)
+    traffic.writes += 1
+    if connection.halts:
+        reactor.output_left(connection)
