@@ -115,24 +115,30 @@ class PurgeWatermarks:
         ``co_replicas(slot)``: the other natural replicas. None of them (a ring of one): use ``raise_alone``.
         """
         moved = 0
+        marks, cuts_of = self.marks, self._cuts
         for slot in slots:
             peers = co_replicas(slot)
             if not peers:
                 continue
             least = FOREVER
             for peer in peers:
-                cuts = self._cuts.get(peer)
-                least = min(least, cuts[slot] if cuts is not None else 0)
-            moved += self._raise(slot, least)
+                cuts = cuts_of.get(peer)
+                cut = cuts[slot] if cuts is not None else 0
+                if cut < least:
+                    least = cut
+            if least > marks[slot]:
+                self._raise(slot, least)
+                moved += 1
         return moved
 
     def raise_alone(self, slots: Iterable[int], now: int) -> int:
         """The only replica of ``slots`` needs nobody's consent: P is now (an HLC value)."""
-        return sum(self._raise(slot, now) for slot in slots)
+        return sum(self._raise(slot, now) for slot in slots if now > self.marks[slot])
 
     def adopt(self, first: int, last: int, mark: int) -> int:
         """A co-replica of the same ring epoch has this P for a range of slots; how many of ours grew."""
-        return sum(self._raise(slot, mark) for slot in range(first, last + 1))
+        marks = self.marks
+        return sum(self._raise(slot, mark) for slot in range(first, last + 1) if mark > marks[slot])
 
     def _raise(self, slot: int, mark: int) -> bool:
         if mark <= self.marks[slot]:
@@ -184,14 +190,17 @@ class PurgeWatermarks:
     def ranges(self, slots: Sequence[int] | None = None) -> tuple[tuple[int, int, int], ...]:
         """(first, last, P) of ascending slots that have a P, all or the given ascending ones."""
         found: list[tuple[int, int, int]] = []
+        marks = self.marks
+        first, last, held = 0, -1, 0
         for slot in range(SLOT_COUNT) if slots is None else slots:
-            mark = self.marks[slot]
-            if not mark:
-                continue
-            if found and found[-1][1] == slot - 1 and found[-1][2] == mark:
-                found[-1] = (found[-1][0], slot, mark)
-            else:
-                found.append((slot, slot, mark))
+            mark = marks[slot]
+            if mark != held or slot != last + 1:
+                if held:
+                    found.append((first, last, held))
+                first, held = slot, mark
+            last = slot
+        if held:
+            found.append((first, last, held))
         return tuple(found)
 
     def encode(self) -> bytes:
