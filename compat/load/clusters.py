@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from compat.load.connection import Connection, ServerError, parse_info
-from compat.load.servers import HOST, IDLE_CPU_SHARE, LoadError, Server, process_cpu_s, tree
+from compat.load.servers import HOST, IDLE_CPU_SHARE, LoadError, Server, process_cpu_s, tell_uncompiled, tree
 from respkv.cli.local_ring import ALTERNATE_STEP, LocalRing, LocalRingError, make_nodes
 
 START_S: Final = 60.0
@@ -111,6 +111,7 @@ class RespkvRing(Cluster):
             raise LoadError(f"the ring does not start: {reason}") from reason
         self.ports = [node.alternate_port for node in self._ring.nodes]
         self.plain_ports = [node.port for node in self._ring.nodes]
+        tell_uncompiled("the ring", self.plain_ports[0])
 
     def pids(self) -> list[int]:
         pids = [node.pid() for node in self._ring.nodes]

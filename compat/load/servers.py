@@ -62,6 +62,17 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+def tell_uncompiled(name: str, port: int) -> None:
+    """Say so if a respkv's hot modules are not compiled."""
+    try:
+        with Connection(port, timeout_s=5) as connection:
+            uncompiled = b"\r\nrespkv_compiled:0\r\n" in connection.call("INFO", "server")
+    except (OSError, ServerError):
+        return
+    if uncompiled:
+        print(f"note: {name} runs as plain Python; --respkv-server names an installed one", file=sys.stderr)
+
+
 class Server:
     """One server process. ``command`` is split as a shell would; ``options`` follow port and directory."""
 
@@ -93,17 +104,8 @@ class Server:
                 raise LoadError(f"{self.name} gives no PONG within {START_S:.0f} s:\n{self.output()}")
             time.sleep(0.001)
         took_s = time.monotonic() - began
-        if self._is_uncompiled():
-            print(f"note: {self.name} runs as plain Python; --respkv-server names an installed one", file=sys.stderr)
+        tell_uncompiled(self.name, self.port)
         return took_s
-
-    def _is_uncompiled(self) -> bool:
-        """Whether it is a respkv whose hot modules are not compiled."""
-        try:
-            with Connection(self.port, timeout_s=5) as connection:
-                return b"\r\nrespkv_compiled:0\r\n" in connection.call("INFO", "server")
-        except (OSError, ServerError):
-            return False
 
     def _answers(self) -> bool:
         try:

@@ -217,7 +217,7 @@ class RingDispatcher(Dispatcher):
             reply = self._run_checked(session, argv, parser, used - 1, None)
             if reply is _ODD:
                 return _ODD
-        if reply.__class__ is bytes:
+        if isinstance(reply, bytes):
             out.append(reply)
         elif reply is not None and not board(session, out, entry, argv, reply, self.coordinator.decided):
             pending = reply

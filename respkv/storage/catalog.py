@@ -357,10 +357,6 @@ class Catalog:
         self.probes = tuple(probes)
         self.highest_stamp = max((table.max_stamp for table in self.version.tables()), default=b"")
 
-    def get(self, key: bytes) -> bytes | None:
-        """The newest record of ``key`` in the tables. ReadMiss, CorruptionError and OSError pass through."""
-        return find(self.probes, key, self.met)
-
     def get_readable(self, key: bytes) -> bytes | None:
         """The newest record of ``key`` that can be read from the tables, damage being passed over; for estimates.
 

@@ -39,7 +39,7 @@ FORMING_US: Final = 60 * _S
 #: After healing: how long until requests must be answered quickly again, and how quickly that is.
 GRACE_US: Final = 15 * _S
 #: How long clients rest between requests at least, once the faults are over.
-CALM_PAUSE_US: Final = (60 * _MS, 600 * _MS)
+CALM_PAUSE_US: Final = (25 * _MS, 250 * _MS)
 ANSWER_US: Final = 4 * _S
 #: From the clients' end: how long the replicas have to become equal.
 CONVERGENCE_US: Final = 150 * _S

@@ -15,3 +15,4 @@ def test_the_test_command_leaves_no_folder_out() -> None:
     command = (tests / "run").read_text()
     folders = sorted({path.relative_to(tests).parts[0] for path in tests.rglob("test_*.py")})
     assert [folder for folder in folders if f"tests/{folder}" not in command] == []
+    assert command.count("tests/integration ") == command.count("--ignore tests/integration/cluster") == 1

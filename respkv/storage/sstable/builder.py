@@ -41,7 +41,9 @@ from respkv.storage.sstable.format import (
 BUFFER_BYTES: Final = 256 << 10
 #: Entries that ``add`` gathers before they are worked on, whatever their size.
 BUFFER_ENTRIES: Final = 1024
-#: After a block that compression made no smaller, so many are not tried: trying costs a tenth of a flush.
+#: After so many blocks in turn that compression did not pay for, only every eighth is tried until one is worth it.
+#: Trying costs a sixth of a flush of random values; where both kinds are mixed hardly a block is left out.
+VAIN_TRIES: Final = 8
 RAW_BLOCKS: Final = 7
 _STAMPED_BYTES: Final = 11
 _LOW_BITS: Final = bytes(value & 15 for value in range(256))
@@ -81,6 +83,7 @@ class TableBuilder:
         "_separators",
         "_smallest",
         "_tombstones",
+        "_vain_tries",
         "entries",
         "file_id",
         "path",
@@ -95,7 +98,7 @@ class TableBuilder:
         self.file_id = file_id
         self._block_bytes = block_bytes
         self._compress = compress
-        self._raw_blocks = 0
+        self._raw_blocks = self._vain_tries = 0
         self._file: AppendFile = fs.create(path)
         self.entries = 0
         self._keys: list[bytes] = []
@@ -234,8 +237,9 @@ class TableBuilder:
         before = self._offset
         compress = self._compress and not self._raw_blocks
         codec = self._section(encode_block(keys, records), compress=compress)
-        if compress and codec == RAW:
-            self._raw_blocks = RAW_BLOCKS
+        if compress:
+            self._vain_tries = self._vain_tries + 1 if codec == RAW else 0
+            self._raw_blocks = RAW_BLOCKS if self._vain_tries >= VAIN_TRIES else 0
         elif self._raw_blocks:
             self._raw_blocks -= 1
         self._block_lengths.append(U32.pack(self._offset - before))

@@ -160,6 +160,14 @@ def test_compression_is_tried_again_where_it_did_not_pay() -> None:
     assert [record for _, record in reader.scan(b"", None, wait=True)] == records
 
 
+def test_compression_goes_on_where_it_pays_for_half_of_the_blocks() -> None:
+    rng, fs = seeded(1), disk()
+    records = [rng.randbytes(1000) if rng.random() < 0.5 else bytes(1000) for _ in range(400)]
+    meta = build(fs, [(b"%05d" % number, record) for number, record in enumerate(records)], block_bytes=1000)
+    noise = sum(any(record) for record in records)
+    assert meta.size < (noise + 20) * 1000 + 400 * 100
+
+
 def test_sections_are_compressed_only_where_it_pays() -> None:
     dull, noise = b"x" * 1000, seeded(1).randbytes(1000)
     assert len(seal(dull, 1, 0, compress=True)) < 100
