@@ -502,14 +502,16 @@ class Applier:
             return
         if keyspace.watching:
             self._touch(db, None)
-        newest = int.from_bytes(stamp[:8], "big") >= keyspace.clock.last
+        newest, whole = int.from_bytes(stamp[:8], "big") >= keyspace.clock.last, (first, last) == (0, SLOT_COUNT - 1)
         keyspace.floors.raise_to(db, first, last, stamp)
         keyspace.write_floor(db)
         keyspace.cache.clear(db)
-        if newest and (first, last) == (0, SLOT_COUNT - 1):
+        if newest and whole:
             keyspace.counts.flushed(db)
         else:
-            keyspace.counts.partly_flushed(db)
+            # The flush of another node: what has been written here meanwhile is seldom in a table yet.
+            runs_dead = whole and keyspace.engine.highest_table_stamp() <= stamp
+            keyspace.counts.partly_flushed(db, runs_dead=runs_dead)
 
     def swap_databases(self, left: int, right: int) -> None:
         """Exchange two logical databases."""

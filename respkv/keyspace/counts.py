@@ -140,7 +140,8 @@ class KeyCounts:
         self.older: list[MemtableDelta] = []
         #: False while a flushed memtable was not settled, or saved counts do not fit the runs
         self.exact = True
-        self._floors_changed: dict[int, None] = {}
+        #: databases flushed since the running job began, and whether all that it walks over is dead by that
+        self._floors_changed: dict[int, bool] = {}
         self._save_due = False
         #: the newest run that the running job covers
         self._job_covers = 0
@@ -179,11 +180,18 @@ class KeyCounts:
                 for internal in [key for key in delta.noted if keys.key_db(key) == db]:
                     del delta.noted[internal]
                 delta.walked = 0  # the freed keys are unsettled again; noted ones are skipped
-        self._floors_changed[db] = None
+        self._floors_changed[db] = True
 
-    def partly_flushed(self, db: int) -> None:
-        """A floor of a stored database was raised beside data newer than it: all of it is counted anew."""
-        self.exact = False
+    def partly_flushed(self, db: int, *, runs_dead: bool) -> None:
+        """A floor of a stored database was raised beside data newer than it: what is left is counted anew.
+
+        ``runs_dead``: all that is newer is in memtables, which are settled again; else the runs are to be walked.
+        """
+        if runs_dead:
+            for number in (db, db | EXPIRING_SUMS):
+                self.runs.pop(number, None)
+        else:
+            self.exact = False
         for delta in (*self.older, self.active):
             for number in (db, db | EXPIRING_SUMS):
                 delta.live.pop(number, None)
@@ -191,7 +199,7 @@ class KeyCounts:
             for internal in [key for key in delta.noted if keys.key_db(key) == db]:
                 del delta.noted[internal]
             delta.walked = 0
-        self._floors_changed[db] = None
+        self._floors_changed[db] = runs_dead and self._floors_changed.get(db, True)
 
     # -- following the engine ----------------------------------------------------------------------
 
@@ -369,7 +377,7 @@ class KeyCounts:
         for db in self._floors_changed:
             self.runs.pop(db, None)
             self.runs.pop(db | EXPIRING_SUMS, None)
-        self.exact = True
+        self.exact = all(self._floors_changed.values())
         self._save_due = True
 
     def on_job_failed(self, job_id: int, reason: str = "") -> None:

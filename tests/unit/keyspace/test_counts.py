@@ -11,7 +11,7 @@ from typing import Any
 import lz4.block
 import pytest
 
-from respkv.base.slots import slot_of
+from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
@@ -385,3 +385,50 @@ def test_settling_does_not_begin_at_the_first_key_in_each_slice(count: int, list
             pass
     assert rig.keyspace.counts.is_exact() and rig.keyspace.counts.total(0) == count
     assert Watched.begun == listings
+
+
+# a flush whose stamp another node has made
+
+
+def flushed_elsewhere(*, flush_after: bool) -> tuple[Rig, bytes]:
+    """A hundred keys in a table, a stamp, three keys newer than it; in a table too if ``flush_after``."""
+    rig = Rig()
+    rig.keyspace.defer_writes(False)
+    rig.apply(*many(0, 100))
+    rig.total()
+    rig.flush()
+    stamp = rig.keyspace.stamp()
+    rig.apply(*many(100, 103))
+    if flush_after:
+        rig.total()
+        rig.flush()
+    assert rig.keyspace.counts.exact
+    return rig, stamp
+
+
+def test_where_no_table_is_newer_than_the_flush_nothing_is_walked() -> None:
+    rig, stamp = flushed_elsewhere(flush_after=False)
+    rig.applier.raise_floor(0, 0, SLOT_COUNT - 1, stamp)
+    assert rig.keyspace.counts.exact and rig.total(0) == 3
+
+
+def test_where_a_table_is_newer_all_is_counted_anew() -> None:
+    rig, stamp = flushed_elsewhere(flush_after=True)
+    rig.applier.raise_floor(0, 0, SLOT_COUNT - 1, stamp)
+    assert not rig.keyspace.counts.exact
+    rig.work()
+    assert rig.keyspace.counts.exact and rig.total(0) == 3
+
+
+def test_a_recount_that_began_before_such_a_flush_is_not_the_last_one() -> None:
+    rig, stamp = flushed_elsewhere(flush_after=True)
+    counts = rig.keyspace.counts
+    counts.exact = False
+    job = counts.next_job()
+    assert job is not None
+    result = count_job(rig.fs, job.spec, no_pause)
+    rig.applier.raise_floor(0, 0, SLOT_COUNT - 1, stamp)
+    counts.on_job_done(job.id, result)
+    assert not counts.exact
+    rig.work()
+    assert counts.exact and rig.total(0) == 3
