@@ -28,15 +28,22 @@ _HELLO_NODE_ID = slice(35, 51)
 _HELLO_BYTES = 51
 
 
+#: Ports given out: a node takes its own only when it starts, and must not find it with another one.
+_given: dict[int, None] = {}
+
+
 def low_port() -> int:
     """A free port below those that the kernel gives to outgoing connections: a node that is away keeps it."""
     while True:
         port = random.randrange(10_000, 20_000)
+        if port in _given:
+            continue
         with socket.socket() as sock:
             try:
                 sock.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given[port] = None
             return port
 
 
