@@ -44,7 +44,7 @@ class Operation:
 
     __slots__ = (
         "_applied", "_compared", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level", "pending",
-        "session", "spec", "told", "waiting",
+        "session", "spec", "told", "until_us", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Operation:
         )
         self.waiting = 0
         self.changed = False
+        #: who asked for it gives up then
+        self.until_us = session.until_us
         self.pending: Pending | None = None
         self._compared: dict[bytes, None] = {}
         self._ranges: dict[bytes, None] = {}
@@ -162,6 +164,8 @@ class Operation:
             return None
         if mistake is not None:
             return mistake
+        if self.until_us and self.session.server.now_us >= self.until_us:
+            return errors.TRY_AGAIN  # Comparing has taken too long; nothing was changed.
         return self._finish(reply, effects, view)
 
     def _prepare(self, noted: ReadSet | None) -> tuple[View | None, Run]:

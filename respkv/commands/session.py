@@ -123,6 +123,7 @@ class Session:
         "skip_next",
         "under_way",
         "unix",
+        "until_us",
         "user",
         "watch_at",
         "watch_broken",
@@ -177,6 +178,8 @@ class Session:
         self.readonly = False
         #: requests come from another node, which has found this one responsible
         self.forwarded = False
+        #: on a ring: until when what another node has asked for may be executed (monotonic us), 0 for always
+        self.until_us = 0
         #: on a ring: what the replies of this cycle wait for
         self.round: Any = None
         #: what the last request for keys used, for RKV.LASTOP; counted in by its operation alone

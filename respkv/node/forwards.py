@@ -4,6 +4,15 @@ A request keeps its reply's place at the node that took it; the target executes 
 connection over there (what it watches hangs on it), and answers with finished bytes. A target executes what it gets or
 says NOT_DONE, it never forwards again: two nodes with different opinions of who is alive cannot play ping-pong. When no
 answer comes the request may or may not have been executed: a write's outcome is unknown (DESIGN 4).
+
+*No late execution*: a link that stalls delivers what it holds when it goes on, or when its reader does, perhaps minutes
+later. A write would then be stamped anew and overwrite what its client, having given up, has written since. So each
+names the moment, on the target's clock, from which on the target must not execute it, and whoever waits is not told
+that its outcome is unknown before that: then it has been executed, or never will be. (When the link has ended at once:
+nobody reads on at the end of a link.)
+For that a node keeps a lower bound of (peer's clock - own clock) for each peer: the peer's ``Time`` less the own clock
+when it was read, which a delay only lowers, less DRIFT of the time since. Clocks need no common start, and nothing but
+their rates is trusted. What is refused as too late brings a new ``Time`` along and is asked once more.
 """
 
 from __future__ import annotations
@@ -20,10 +29,14 @@ from respkv.replication.levels import ALL, EVENTUAL
 from respkv.replication.write_op import LATE_US
 from respkv.resp import errors
 from respkv.resp.reply import encode
-from respkv.wire.messages import DONE, NOT_DONE, Forward, Forwarded, SessionGone
+from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwarded, SessionGone, Time
 
-#: How long an answer is waited for.
+#: How long an answer is waited for, and until when the target may begin with it. The longer the latter, the longer
+#: clients wait when a target falls silent; the shorter, the sooner one that has much to do is asked in vain.
 FORWARD_TIMEOUT_US: Final = 3_000_000
+EXECUTE_US: Final = 1_000_000
+#: Two monotonic clocks differ in rate by less than 1 of so many.
+DRIFT: Final = 1000
 #: Requests of this node that others are executing. More are refused.
 FORWARDS_MAX: Final = 65_536
 #: Sessions of other nodes' connections, and how long an idle one is kept.
@@ -31,6 +44,7 @@ SESSIONS_MAX: Final = 20_000
 
 
 _RANDOM: Final = "nondeterministic_output"
+_U32: Final = (1 << 32) - 1
 #: Who waits for the answer of one read, at most.
 JOINED_MAX: Final = 4096
 #: A read: stored database, RESP version, user, words. Two that are equal may have one answer.
@@ -38,15 +52,19 @@ Same = tuple[int, int, bytes, tuple[bytes, ...]]
 
 
 class _Open(NamedTuple):
-    """``tried``: who cannot carry the request out. ``reads``: it may be executed any number of times."""
+    """``until_us``: it is not executed from then on; ``deadline_us``: nor waited for; ``tried``: by whom it cannot be;
+    ``reads``: it may be executed any number of times."""
 
     pending: Pending
     target: int
+    until_us: int
     deadline_us: int
     writes: bool
     reads: bool
     message: Forward
     tried: tuple[int, ...] = ()
+    #: the target has said once that it came too late
+    again: bool = False
 
 
 class Deaf:
@@ -74,8 +92,8 @@ class Forwards:
     """Both ends. ``send(short, message)`` is False when there is no link."""
 
     __slots__ = (
-        "_dispatcher", "_first_op", "_linked", "_next_op", "_open", "_reads", "_send", "_server", "_sessions",
-        "_unsent", "executed", "joined", "sent",
+        "_clock_us", "_clocks", "_dispatcher", "_first_op", "_linked", "_lost", "_next_op", "_open", "_reads", "_send",
+        "_server", "_sessions", "_tells_time", "_unsent", "executed", "expired", "joined", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -85,20 +103,29 @@ class Forwards:
         *,
         send: Callable[[int, Any], bool],
         linked: Callable[[int], bool],
+        tells_time: Callable[[int], bool],
+        clock_us: Callable[[], int],
         first_op: int,
     ) -> None:
-        """``first_op``: above every number that this node has ever used."""
+        """``first_op``: above every number that this node has ever used. ``tells_time``: whether a peer minds UNTIL;
+        ``clock_us``: the monotonic clock, not the cycle's time."""
         self._server = server
         self._dispatcher = dispatcher
         self._send = send
         self._linked = linked
+        self._tells_time = tells_time
+        self._clock_us = clock_us
+        #: peer -> (lower bound of its clock less this node's, when that was so)
+        self._clocks: dict[int, tuple[int, int]] = {}
         self._first_op = self._next_op = first_op
         self._open: dict[int, _Open] = {}
         self._unsent: list[tuple[int, Forward]] = []
+        #: writes whose target is lost, while it might still begin with them
+        self._lost: dict[int, None] = {}
         self._sessions: dict[tuple[int, int], Session] = {}
         #: reads under way at EVENTUAL -> who waits for their answers
         self._reads: dict[Same, list[Pending]] = {}
-        self.sent = self.executed = self.joined = 0
+        self.sent = self.executed = self.expired = self.joined = 0
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -127,14 +154,14 @@ class Forwards:
             if (joined := self._join(same)) is not None:
                 return joined
         message = Forward(
-            op, session.id, db, session.proto, level, 0, FORWARD_TIMEOUT_US, session.user, tuple(map(tuple, commands))
+            op, session.id, db, session.proto, level, 0, 0, session.user, tuple(map(tuple, commands))
         )
         self._unsent.append((target, message))
         self.sent += 1
         pending = Pending()
         answer = pending if same is None else self._lead(same, pending)
-        deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
-        self._open[op] = _Open(answer, target, deadline_us, writes, reads, message)
+        now_us = self._server.now_us
+        self._open[op] = _Open(answer, target, now_us + EXECUTE_US, now_us + FORWARD_TIMEOUT_US, writes, reads, message)
         return pending
 
     def _join(self, same: Same) -> Pending | None:
@@ -168,8 +195,24 @@ class Forwards:
         if self._unsent:
             unsent, self._unsent = self._unsent, []
             for target, message in unsent:
-                if message.op in self._open and not self._send(target, message):
+                held = self._open.get(message.op)
+                if held is None:
+                    continue
+                if not held.reads and self._tells_time(target):
+                    until_ms = self._until_ms(target, held.until_us)
+                    message = message._replace(flags=message.flags | UNTIL, until_ms=until_ms)
+                if not self._send(target, message):
                     self._open.pop(message.op).pending.complete(errors.NO_REPLICAS)
+
+    def _until_ms(self, peer: int, until_us: int) -> int:
+        """A moment on the clock of ``peer``, or a little earlier; 0, which is always over, when that is not known."""
+        ahead_us = self._ahead_us(peer)
+        return 0 if ahead_us is None else (until_us + ahead_us) // 1000 & _U32 or _U32
+
+    def _ahead_us(self, peer: int) -> int | None:
+        """By how much at least the clock of ``peer`` is ahead of this node's; None when it has not told its time."""
+        known = self._clocks.get(peer)
+        return None if known is None else known[0] - (self._clock_us() - known[1]) // DRIFT
 
     def on_forwarded(self, peer: int, message: Forwarded) -> None:
         """The target has answered."""
@@ -179,6 +222,8 @@ class Forwards:
         del self._open[message.op]
         if message.status == DONE:
             held.pending.complete(message.reply)
+        elif message.status == EXPIRED and not held.again:
+            self._ask(held._replace(again=True))
         else:
             self._ask_another(held, peer, message.reply)
 
@@ -187,15 +232,23 @@ class Forwards:
         coordinator, argv = self._dispatcher.coordinator, list(held.message.commands[0])
         spec, tried = self._dispatcher.table.resolve(argv), (*held.tried, peer)
         target = 0 if spec is None else coordinator.substitute(key_slots(spec, argv, coordinator), tried)
-        message = held.message._replace(op=self.next_op())
-        deadline_us = self._server.now_us + FORWARD_TIMEOUT_US
-        held = held._replace(target=target, tried=tried, message=message, deadline_us=deadline_us)
+        held = held._replace(target=target, tried=tried, again=False)
         if target and target == coordinator.me:
             self._run_here(held, target)
-        elif target and self._send(target, message):
-            self._open[message.op] = held
+        elif target and self._linked(target):
+            self._ask(held)
         else:
             held.pending.complete(reason or errors.TRY_AGAIN)
+
+    def _ask(self, held: _Open) -> None:
+        """Ask the target, with the whole time. O(1): deadlines ascend."""
+        op = self.next_op()
+        message = held.message._replace(op=op)
+        now_us = self._server.now_us
+        self._open[op] = held._replace(
+            message=message, until_us=now_us + EXECUTE_US, deadline_us=now_us + FORWARD_TIMEOUT_US
+        )
+        self._unsent.append((held.target, message))
 
     def _run_here(self, held: _Open, me: int) -> None:
         """The request of a client of this node, which another one should have carried out."""
@@ -206,7 +259,9 @@ class Forwards:
             else:
                 held.pending.complete(reply)
 
-        self._execute(self._session(me, held.message), held.message, done)
+        session = self._session(me, held.message)
+        session.until_us = 0
+        self._execute(session, held.message, done)
 
     def session_gone(self, session: Session, members: tuple[int, ...]) -> None:
         """A connection of this node has ended: others may forget it."""
@@ -214,11 +269,33 @@ class Forwards:
             for short in members:
                 self._send(short, SessionGone(session.id))
 
+    def tell_time(self, peer: int) -> None:
+        """A link has come up, or ``peer`` does not know the time of this node well."""
+        if self._tells_time(peer):
+            self._send(peer, Time(self._clock_us()))
+
+    def on_time(self, peer: int, message: Time) -> None:
+        """What it tells is over by now: its clock is ahead by more."""
+        now_us = self._clock_us()
+        told, known = message.us - now_us, self._ahead_us(peer)
+        self._clocks[peer] = (told if known is None else max(told, known), now_us)
+
     # -- executing ---------------------------------------------------------------------------------
 
     def on_forward(self, peer: int, message: Forward) -> None:
         """Execute a request for a client of another node."""
-        session, op = self._session(peer, message), message.op
+        op, until_us = message.op, 0
+        if message.flags & UNTIL:
+            now_us = self._clock_us()
+            left_ms = (message.until_ms - now_us // 1000) & _U32
+            if not message.until_ms or not 0 < left_ms <= EXECUTE_US // 1000:
+                self.expired += 1
+                self.tell_time(peer)
+                self._send(peer, Forwarded(op, EXPIRED, b""))
+                return
+            until_us = now_us + left_ms * 1000
+        session = self._session(peer, message)
+        session.until_us = until_us
         # A transaction may still be under way that its client has given up.
         if session.multi is not None or not 0 <= message.db < self._server.keyspace.databases:
             self._send(peer, Forwarded(op, NOT_DONE, b""))
@@ -281,14 +358,17 @@ class Forwards:
     def peer_lost(self, peer: int) -> None:
         """The link has ended: nobody knows what became of the requests on it."""
         self.target_lost(peer)
+        for op in [op for op in self._lost if op in self._open and self._open[op].target == peer]:
+            self._give_up(op)
+        self._clocks.pop(peer, None)
         for watcher in self._server.sessions.values():
             watcher.watch_broken |= watcher.watch_at == peer
         for place in [place for place in self._sessions if place[0] == peer]:
             self._forget(place)
 
     def target_lost(self, peer: int) -> None:
-        """It is believed to be gone, though its link may stand: what only reads is asked elsewhere, of the rest nobody
-        knows what became of it. What has not left yet was not done."""
+        """It is believed to be gone, though its link may stand. What only reads is asked elsewhere; the rest is given
+        up as soon as it cannot be executed any more. What has not left yet was not done."""
         for target, message in self._unsent:
             if target == peer and message.op in self._open:
                 self._open.pop(message.op).pending.complete(errors.NO_REPLICAS)
@@ -296,7 +376,8 @@ class Forwards:
             if self._open[op].reads:
                 self._ask_another(self._open.pop(op), peer, errors.NO_REPLICAS)
             else:
-                self._give_up(op)
+                self._lost[op] = None
+        self._give_up_lost()
 
     def late(self, now_us: int) -> list[int]:
         """The target of the oldest open request, when that takes longer than LATE_US. O(1)."""
@@ -308,12 +389,23 @@ class Forwards:
         return bool(self._open)
 
     def on_timer(self, now_us: int) -> None:
-        """Give up what takes too long. O(expired): deadlines ascend."""
+        """Give up what takes too long. O(expired + lost): deadlines ascend."""
+        if self._lost:
+            self._give_up_lost()
         while self._open:
             op, held = next(iter(self._open.items()))
             if held.deadline_us > now_us:
                 return
             self._give_up(op)
+
+    def _give_up_lost(self) -> None:
+        now_us, lost, self._lost = self._server.now_us, self._lost, {}
+        for op in lost:
+            held = self._open.get(op)
+            if held is not None and held.until_us <= now_us:
+                self._give_up(op)
+            elif held is not None:
+                self._lost[op] = None
 
     def _give_up(self, op: int) -> None:
         held = self._open.pop(op)
@@ -325,6 +417,7 @@ class Forwards:
             "forwards_open": len(self._open),
             "forwards_sent": self.sent,
             "forwards_executed": self.executed,
+            "forwards_expired": self.expired,
             "forwards_joined": self.joined,
             "forward_sessions": len(self._sessions),
         }

@@ -440,6 +440,11 @@ class Mesh:
         """True while there is a link to member ``short``."""
         return short in self._by_short
 
+    def can(self, short: int, capability: int) -> bool:
+        """Whether member ``short`` and this node both know a capability. False without a link."""
+        link = self._by_short.get(short)
+        return link is not None and bool(link.peer.capabilities & capability)
+
     def room(self, short: int) -> bool:
         """Whether more should be sent to ``short`` now. False without a link."""
         link = self._by_short.get(short)

@@ -52,6 +52,7 @@ from respkv.replication.rounds import Round
 from respkv.resp import errors
 from respkv.storage.wal import FatalStorageError
 from respkv.wire.codec import encode
+from respkv.wire.handshake import TELLS_TIME
 from respkv.wire.messages import (
     ALL_ENTRIES,
     BUSY,
@@ -71,6 +72,7 @@ from respkv.wire.messages import (
     SessionGone,
     Status,
     StatusPull,
+    Time,
     WriteAcks,
     Writes,
 )
@@ -134,9 +136,7 @@ class RingNode(RingView):
         self.repair = self._make_repair(directory)
         self.replica.watermarks = self.repair.watermarks
         keyspace.watermark = self.repair.watermarks.get
-        self.forwards = Forwards(
-            node, dispatcher, send=self.send, linked=self.mesh.linked, first_op=self._seq
-        )
+        self.forwards = self._make_forwards(dispatcher)
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
         self.mend = self._make_mend()
         self.waits = RingWait(node, self.coordinator, hinted=self.repair.hints_pending)
@@ -168,6 +168,7 @@ class RingNode(RingView):
             Forward: self._on_forward,
             Forwarded: self._on_forwarded,
             SessionGone: self.forwards.on_session_gone,
+            Time: self.forwards.on_time,
             FlushTo: self._on_flush,
             Publish: self.pubsub.on_publish,
             Interest: self.pubsub.on_interest,
@@ -184,6 +185,17 @@ class RingNode(RingView):
         mesh.on_member = self._on_link
         mesh.observe = self._observe
         return mesh
+
+    def _make_forwards(self, dispatcher: RingDispatcher) -> Forwards:
+        return Forwards(
+            self.node,
+            dispatcher,
+            send=self.send,
+            linked=self.mesh.linked,
+            tells_time=lambda short: self.mesh.can(short, TELLS_TIME),
+            clock_us=self.node.clock.monotonic_us,
+            first_op=self._seq,
+        )
 
     def _make_mend(self) -> Mend:
         node, repair = self.node, self.repair
@@ -449,7 +461,9 @@ class RingNode(RingView):
         self.member.on_link(short, up, self.node.now_us)
         self.repair.on_member(short, up)
         self.pubsub.on_link(short, up)
-        if not up:
+        if up:
+            self.forwards.tell_time(short)
+        else:
             self.forwards.peer_lost(short)
             self.flushes.peer_lost(short)
             self.watch.peer_lost(short)

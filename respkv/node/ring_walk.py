@@ -136,7 +136,7 @@ class RingWalk:
             return
         op = self._next_op()
         message = Forward(
-            op, session.id, self._node.keyspace.stored[session.db], session.proto, 0, SLICE, WALK_TIMEOUT_US,
+            op, session.id, self._node.keyspace.stored[session.db], session.proto, 0, SLICE, 0,
             session.user, (tuple(argv), (b"".join(pack(">HH", *pair) for pair in ranges),)),
         )  # fmt: skip
         if len(self._open) >= WALKS_MAX:

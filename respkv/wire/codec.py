@@ -6,7 +6,7 @@ A message is ``type u8 | body length u32 | body``, integers little-endian. The b
     WriteAcks   done count u32 | refused count u32 | done u64.. | (seq u64 | index u32 | status u8)..
     Reads       seq u64 | count u32 | key length u32.. | stamp 10.. | keys
     ReadResult  seq u64 | status u8 | count u32 | index u32.. | record length u32.. | status u8.. | records
-    Forward     op u64 | session u64 | budget us u32 | db u16 | flags u16 | proto u8 | level u8 | user length u16
+    Forward     op u64 | session u64 | until ms u32 | db u16 | flags u16 | proto u8 | level u8 | user length u16
                 | command count u32 | argument counts u32.. | argument lengths u32.. | user | arguments
     Forwarded   op u64 | status u8 | reply
 
@@ -180,12 +180,12 @@ def _decode_result(data: bytes, at: int, end: int) -> m.ReadResult:
 
 
 def _encode_forward(message: m.Forward) -> list[bytes]:
-    op, session, db, proto, level, flags, budget_us, user, commands = message
+    op, session, db, proto, level, flags, until_ms, user, commands = message
     counts = [len(argv) for argv in commands]
     words = [word for argv in commands for word in argv]
     lengths = [len(word) for word in words]
     size = _FORWARD_BODY.size + 4 * (len(counts) + len(lengths)) + len(user) + sum(lengths)
-    head = _FORWARD_BODY.pack(op, session, budget_us, db, flags, proto, level, len(user), len(counts))
+    head = _FORWARD_BODY.pack(op, session, until_ms, db, flags, proto, level, len(user), len(counts))
     columns = Struct(f"<{len(counts) + len(lengths)}I").pack(*counts, *lengths)
     return [MESSAGE_HEAD.pack(_FORWARD, size) + head + columns, user, *words]
 
@@ -194,7 +194,7 @@ def _decode_forward(data: bytes, at: int, end: int) -> m.Forward:
     start = at + _FORWARD_BODY.size
     if start > end:
         raise ProtocolError("Forward is cut short")
-    op, session, budget_us, db, flags, proto, level, user_length, count = _FORWARD_BODY.unpack_from(data, at)
+    op, session, until_ms, db, flags, proto, level, user_length, count = _FORWARD_BODY.unpack_from(data, at)
     lengths_at = start + 4 * count
     if lengths_at > end:
         raise ProtocolError(f"Forward of {count} commands is cut short")
@@ -216,7 +216,7 @@ def _decode_forward(data: bytes, at: int, end: int) -> m.Forward:
     else:
         first = 0
         commands = tuple([tuple(words[first : (first := first + argc)]) for argc in counts])
-    return m.Forward(op, session, db, proto, level, flags, budget_us, user, commands)
+    return m.Forward(op, session, db, proto, level, flags, until_ms, user, commands)
 
 
 def _encode_forwarded(message: m.Forwarded) -> list[bytes]:
@@ -292,6 +292,7 @@ ROWS: Final = (
     _row(11, m.Interest, FLAG, _NAMES, _NAMES, ordered=True),
     _row(12, m.FlushTo, U64, _FLOORS),
     _row(13, m.HoldFor, U64, U16, _BLOB),
+    _row(14, m.Time, U64),
     _row(16, m.Ping, U64, _UPDATES, _FACTS),
     _row(17, m.PingReq, U64, U16, _UPDATES, _FACTS),
     _row(18, m.Ack, U64, U8, _UPDATES, _FACTS),

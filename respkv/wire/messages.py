@@ -41,9 +41,11 @@ CORRUPT: Final = 17
 RECOVERING: Final = 18
 EQUAL: Final = 19
 
-# --- Forwarded.status: DONE has a reply; NOT_DONE says that nothing was executed and another node may be asked.
+# --- Forwarded.status: DONE has a reply; NOT_DONE says that nothing was executed and another node may be asked; EXPIRED
+# that nothing was executed because it came too late, and that a ``Time`` was sent before this.
 DONE: Final = 0
 NOT_DONE: Final = 1
+EXPIRED: Final = 2
 
 # --- Forward.flags
 READONLY: Final = 1
@@ -53,6 +55,8 @@ NO_TOUCH: Final = 4
 #: the request walks over the keyspace; a second row of ``commands`` holds the slots that it is to tell of, as pairs of
 #: first and last, each u16 big-endian
 SLICE: Final = 8
+#: ``until_ms`` holds
+UNTIL: Final = 16
 
 # --- Kinds of channels in Publish and Interest.
 CHANNEL: Final = 0
@@ -134,8 +138,10 @@ class RangeResult(NamedTuple):
 class Forward(NamedTuple):
     """A client's request (or with TRANSACTION its requests) to be executed by a node that owns the keys.
 
-    ``op`` is unique at the sender across restarts. ``budget_us`` is what is left of the client's deadline,
-    ``session`` names the connection at the sender (watches and their end hang on it), ``db`` is the stored database.
+    ``op`` is unique at the sender across restarts, ``session`` names the connection at the sender (watches and their
+    end hang on it), ``db`` is the stored database. ``until_ms`` is a moment of the receiver's own clock, as ``Time``
+    gives it, in ms modulo 2^32: with the flag UNTIL the request must not be executed at that moment or later. 0 is
+    always over.
     """
 
     op: int
@@ -144,7 +150,7 @@ class Forward(NamedTuple):
     proto: int
     level: int
     flags: int
-    budget_us: int
+    until_ms: int
     user: bytes
     commands: tuple[tuple[bytes, ...], ...]
 
@@ -161,6 +167,12 @@ class SessionGone(NamedTuple):
     """A connection that had forwarded requests has ended: forget its watches."""
 
     session: int
+
+
+class Time(NamedTuple):
+    """The sender's monotonic clock, us. It may have any start; it says how late a ``Forward`` comes."""
+
+    us: int
 
 
 class Publish(NamedTuple):

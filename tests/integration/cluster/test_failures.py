@@ -193,6 +193,35 @@ def test_a_node_that_stands_still_is_routed_around(ring3: Ring) -> None:
     assert_equal_everywhere(ring3, [writer.key for writer in writers if not writer.field], HINTED_S)
 
 
+def test_what_was_given_up_is_not_done_later(ring3: Ring) -> None:
+    """A node stands still with requests of others' clients in its sockets: their outcome is unknown, what the clients
+    write next is acknowledged by the others, and is not overwritten when the node goes on."""
+    keys = [f"late{at}" for at in range(60)]
+    clients = [ring3.client(1) for _ in keys]
+    ring3.nodes[2].signal(signal.SIGSTOP)
+    try:
+        for key, client in zip(keys, clients):
+            client.connection.send_command("HSET", key, "f", "given up")
+        unknown = 0
+        for client in clients:
+            try:
+                client.connection.read_response()
+            except redis.ResponseError as error:
+                unknown += str(error).startswith("TIMEOUT")
+            client.close()
+        wait_until(lambda: ring3.live(1) == 2, 10)
+        with ring3.client(1) as client:
+            for key in keys:
+                client.hset(key, "f", "acknowledged")
+    finally:
+        ring3.nodes[2].signal(signal.SIGCONT)
+    ring3.wait_whole()
+    wait_until(lambda: ring3.status(2)[b"forwards_expired"] >= unknown > 5, 10, ring3.report)
+    with ring3.client(1) as client:
+        assert [client.hget(key, "f") for key in keys] == [b"acknowledged"] * len(keys)
+        assert client.hset(keys[0], "f", "later") == 0
+
+
 class Load:
     """redis-benchmark for as long as a ``with`` lasts, one for each of the words of each of the nodes."""
 

@@ -66,7 +66,9 @@ class World:
         self.runs = 0
         self.miss = False
         server = SimpleNamespace(now_us=0, rng=self.rig.rng, pubsub=SimpleNamespace(events=0))
-        self.session: Any = SimpleNamespace(db=0, proto=2, no_touch=False, cluster_face=False, server=server)
+        self.session: Any = SimpleNamespace(
+            db=0, proto=2, no_touch=False, cluster_face=False, server=server, until_us=0
+        )
         self.dispatcher: Any = SimpleNamespace(
             keyspace=self.rig.keyspace, applier=self.rig.applier, limit_bytes=1 << 29, coordinator=self.peers,
             fetch=lambda requests, done: self.fetches.append(done), error_of=lambda reason: reason.reply,
@@ -124,6 +126,18 @@ def test_effects_are_applied_once_however_often_it_is_resumed() -> None:
     assert world.stored() == b"1"
     world.peers.rounds.settle()
     assert isinstance(pending, Pending) and pending.reply == b":1\r\n"
+
+
+@pytest.mark.parametrize(("now_us", "stored"), [(999, b"1"), (1000, None)])
+def test_what_was_given_up_while_it_was_compared_changes_nothing(now_us: int, stored: bytes | None) -> None:
+    world = World()
+    world.session.until_us = 1000
+    pending = world.start()
+    world.session.until_us = 9000  # The next request of that client.
+    world.session.server.now_us = now_us
+    world.peers.answer()
+    assert isinstance(pending, Pending) and world.stored() == stored
+    assert pending.reply == (None if stored else errors.TRY_AGAIN)
 
 
 def test_a_missing_block_between_comparison_and_run() -> None:

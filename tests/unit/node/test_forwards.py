@@ -11,10 +11,10 @@ from respkv.base.errors import CommandError
 from respkv.base.slots import slot_of
 from respkv.commands.session import Pending, Session
 from respkv.commands.table import build_table
-from respkv.node.forwards import FORWARD_TIMEOUT_US, JOINED_MAX, Forwards
+from respkv.node.forwards import DRIFT, EXECUTE_US, FORWARD_TIMEOUT_US, JOINED_MAX, Forwards
 from respkv.replication.levels import EVENTUAL, QUORUM
 from respkv.resp import errors
-from respkv.wire.messages import DONE, NOT_DONE, Forward, Forwarded
+from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwarded, Time
 from tests.unit.commands.fake_server import FakeServer
 
 ORDER = (2, 1, 3)
@@ -31,8 +31,15 @@ class World:
         self.server: Any = FakeServer()
         coordinator = SimpleNamespace(me=1, substitute=self.substitute, slot_of=slot_of)
         dispatcher: Any = SimpleNamespace(table=build_table(), coordinator=coordinator, execute=self.execute)
+        self.old = False
         self.forwards = Forwards(
-            self.server, dispatcher, send=self.send, linked=lambda short: short in self.live, first_op=100
+            self.server,
+            dispatcher,
+            send=self.send,
+            linked=lambda short: short in self.live,
+            tells_time=lambda short: not self.old,
+            clock_us=self.server.clock.monotonic_us,
+            first_op=100,
         )
         self.client = self.server.client()
 
@@ -59,6 +66,7 @@ class World:
         short, message = self.sent.pop(0)
         assert isinstance(message, Forward)
         self.forwards.on_forwarded(short, Forwarded(message.op, status, reply))
+        self.forwards.seal()
 
 
 def test_what_the_target_cannot_do_is_done_here_when_this_node_comes_next() -> None:
@@ -79,6 +87,7 @@ def test_what_nobody_can_do_is_told_with_the_reason() -> None:
     world.answer(NOT_DONE, errors.CORRUPT)
     assert pending.reply is None
     later.complete(errors.CORRUPT)
+    world.forwards.seal()
     ((short, message),) = world.sent
     assert short == 3 and message.op > 101 and pending.reply is None, "this node is damaged, too"
     world.answer(NOT_DONE, errors.CORRUPT)
@@ -106,7 +115,7 @@ def test_damage_met_for_another_node_is_said_to_be_not_done(later: bool) -> None
     world = World()
     pending = Pending()
     world.replies = [pending if later else errors.CORRUPT, b":1\r\n"]
-    message = Forward(5, 9, 0, 2, QUORUM, 0, 1000, b"default", ((b"INCR", b"k"),))
+    message = Forward(5, 9, 0, 2, QUORUM, 0, 0, b"default", ((b"INCR", b"k"),))
     world.forwards.on_forward(3, message)
     if later:
         assert not world.sent
@@ -182,3 +191,158 @@ def test_so_many_wait_for_one_answer_and_no_more() -> None:
     assert [each.reply for each in pending].count(b"+1\r\n") == JOINED_MAX
     world.answer(DONE, b"+2\r\n")
     assert [each.reply for each in pending].count(b"+2\r\n") == 5
+
+
+# -- late requests -----------------------------------------------------------------------------------
+
+
+class Pair:
+    """Node 1 forwards INCR k to node 2, whose clock is ahead. Messages wait until they are let on."""
+
+    def __init__(self, ahead_us: int) -> None:
+        self.asker, self.target = World(), World()
+        self.target.server.clock.now_us += ahead_us
+        self.target.live = {1, 2, 3}
+
+    def sleep(self, duration_us: int) -> None:
+        for world in (self.asker, self.target):
+            world.server.clock.now_us += duration_us
+
+    def let_on(self) -> None:
+        """What was sent so far arrives, in both directions, and what that leads to."""
+        while self.asker.sent or self.target.sent:
+            while self.asker.sent:
+                _, message = self.asker.sent.pop(0)
+                handlers = {Forward: self.target.forwards.on_forward, Time: self.target.forwards.on_time}
+                handlers[type(message)](1, message)
+            while self.target.sent:
+                _, message = self.target.sent.pop(0)
+                handlers = {Forwarded: self.asker.forwards.on_forwarded, Time: self.asker.forwards.on_time}
+                handlers[type(message)](2, message)
+            self.asker.forwards.seal()
+
+    def link(self) -> None:
+        self.asker.forwards.tell_time(2)
+        self.target.forwards.tell_time(1)
+        self.let_on()
+
+
+@pytest.mark.parametrize("ahead_us", [0, -999_999, 77_000_000, 1 << 45])
+@pytest.mark.parametrize(
+    ("late_us", "executed", "refused"),
+    [(0, 1, 0), (EXECUTE_US - 2000, 1, 0), (EXECUTE_US, 1, 1), (FORWARD_TIMEOUT_US, 0, 1), (60 << 20, 0, 1)],
+)
+def test_a_write_is_executed_in_time_or_not_at_all(ahead_us: int, late_us: int, executed: int, refused: int) -> None:
+    """What is refused while somebody still waits for it is asked once more; else its client has given up."""
+    pair = Pair(ahead_us)
+    pair.link()
+    pending = pair.asker.forward()
+    ((_, message),) = pair.asker.sent
+    assert message.flags & UNTIL
+    pair.sleep(late_us)
+    pair.asker.forwards.on_timer(pair.asker.server.now_us)
+    pair.target.replies = [b":1\r\n"]
+    pair.let_on()
+    assert pending.reply == (b":1\r\n" if executed else errors.OUTCOME_UNKNOWN)
+    assert len(pair.target.executed) == executed
+    assert pair.target.forwards.stats()["forwards_expired"] == refused
+
+
+def test_a_write_whose_target_falls_silent_is_given_up_when_it_cannot_be_executed_any_more() -> None:
+    pair = Pair(0)
+    pair.link()
+    forwards, clock = pair.asker.forwards, pair.asker.server.clock
+    silent, answered = pair.asker.forward(), pair.asker.forward()
+    for _ in range(2):
+        forwards.target_lost(2)
+    clock.now_us += EXECUTE_US - 1
+    forwards.on_timer(clock.now_us)
+    assert silent.reply is None
+    op = pair.asker.sent[1][1].op
+    forwards.on_forwarded(2, Forwarded(op, DONE, b":2\r\n"))
+    clock.now_us += 1
+    forwards.on_timer(clock.now_us)
+    assert silent.reply == errors.OUTCOME_UNKNOWN and answered.reply == b":2\r\n"
+    assert not forwards.busy()
+    # Nobody reads on at the end of a link.
+    pending = pair.asker.forward()
+    forwards.target_lost(2)
+    assert pending.reply is None
+    forwards.peer_lost(2)
+    assert pending.reply == errors.OUTCOME_UNKNOWN
+
+
+def test_what_cannot_be_known_to_be_in_time_is_asked_again() -> None:
+    pair = Pair(5_000_000)
+    pending = pair.asker.forward()  # No time was told yet.
+    pair.target.replies = [b":1\r\n"]
+    pair.let_on()
+    assert pending.reply == b":1\r\n" and pair.target.forwards.stats()["forwards_expired"] == 1
+    # Time passes and the clocks may have drifted apart: less and less is certain, then it is asked for anew.
+    pair.sleep(EXECUTE_US * DRIFT)
+    pending = pair.asker.forward()
+    pair.target.replies = [b":2\r\n"]
+    pair.let_on()
+    assert pending.reply == b":2\r\n" and pair.target.forwards.stats()["forwards_expired"] == 2
+
+
+def test_a_time_that_was_told_late_makes_the_target_refuse_sooner_never_later() -> None:
+    pair = Pair(0)
+    pair.target.forwards.tell_time(1)
+    pair.sleep(600_000)
+    pair.let_on()
+    pending = pair.asker.forward()
+    pair.sleep(600_000)
+    pair.target.replies = [b":1\r\n"]
+    pair.let_on()
+    assert pair.target.forwards.stats()["forwards_expired"] == 1, "600 ms of it are not certain"
+    assert pending.reply == b":1\r\n" and len(pair.target.executed) == 1
+
+
+def test_a_clock_that_runs_slower_is_not_trusted_for_longer_than_it_may_be_wrong() -> None:
+    """Its clock loses as much as is allowed for; the write is refused at the last moment all the same."""
+    pair = Pair(0)
+    pair.link()
+    waited_us = 1_000_000_000
+    pair.asker.server.clock.now_us += waited_us
+    pair.target.server.clock.now_us += waited_us - waited_us // DRIFT
+    pair.asker.forward()
+    pair.sleep(EXECUTE_US)
+    pair.asker.forwards.peer_lost(2)
+    pair.let_on()
+    assert pair.target.executed == [] and pair.target.forwards.stats()["forwards_expired"] == 1
+
+
+def test_a_target_that_always_finds_it_late_is_given_up() -> None:
+    world = World()
+    world.forwards.on_time(2, Time(0))
+    pending = world.forward()
+    world.live = {2}
+    world.answer(EXPIRED, b"")
+    assert pending.reply is None and len(world.sent) == 1
+    world.answer(EXPIRED, b"")
+    assert pending.reply == errors.TRY_AGAIN and not world.sent
+
+
+def test_reads_may_come_late_and_old_nodes_are_told_no_time() -> None:
+    pair = Pair(0)
+    pair.asker.forward(b"GET", b"k")
+    ((_, message),) = pair.asker.sent
+    assert not message.flags & UNTIL
+    world = World()
+    world.old = True
+    world.forwards.tell_time(2)
+    world.forward()
+    ((_, message),) = world.sent
+    assert isinstance(message, Forward) and not message.flags & UNTIL
+
+
+def test_how_long_it_may_take_is_known_over_there() -> None:
+    pair = Pair(0)
+    pair.link()
+    pair.asker.forward()
+    pair.sleep(400_000)
+    pair.target.replies = [b":1\r\n"]
+    pair.let_on()
+    (session,) = pair.target.executed
+    assert session.until_us == pair.target.server.now_us + EXECUTE_US - 400_000

@@ -40,8 +40,9 @@ def frames() -> bytes:
 
 
 def conversation() -> bytes:
-    dialer = Handshake(dialer=True, secret=b"secret", me=Hello(b"d" * 16, b"c" * 16, 2), nonce=bytes(range(32)))
-    accepter = Handshake(dialer=False, secret=b"secret", me=Hello(b"a" * 16, b"c" * 16, 1), nonce=bytes(range(32, 64)))
+    low, high = Hello(b"a" * 16, b"c" * 16, 1, capabilities=0), Hello(b"d" * 16, b"c" * 16, 2, capabilities=0)
+    dialer = Handshake(dialer=True, secret=b"secret", me=high, nonce=bytes(range(32)))
+    accepter = Handshake(dialer=False, secret=b"secret", me=low, nonce=bytes(range(32, 64)))
     said = [dialer.start()]
     said.append(accepter.feed(said[-1]))
     said.append(dialer.feed(said[-1]))
