@@ -230,8 +230,9 @@ class KeyCounts:
     def _estimate(self, delta: MemtableDelta) -> None:
         """Sample what the unsettled keys of a closed memtable will add."""
         try:
-            for _ in self._settle(delta, SAMPLE_KEYS):
-                break
+            if delta.walked < SAMPLE_KEYS:  # Else what has been settled of it is sample enough.
+                for _ in self._settle(delta, SAMPLE_KEYS):
+                    break
         except ReadMiss:
             pass
         delta.closed_at = len(delta.memtable.table)

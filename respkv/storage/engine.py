@@ -48,7 +48,7 @@ from respkv.storage.write_batch import pack_lengths
 Derive = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
 
 DISK_FULL: Final = "disk full"
-_DISPOSE_PER_TICK: Final = 2000
+_DISPOSE_PER_TICK: Final = 1000
 
 
 class Engine:
@@ -308,7 +308,8 @@ class Engine:
         return SyncPlan(
             fs=self.fs,
             lsn=self.appended_lsn,
-            files=(*(log.file for log in self._closed), self._log.file),
+            closed=tuple(log.file for log in self._closed),
+            current=self._log.file,
             directory=f"{self.directory}/wal" if self._names_made > self._names_synced else None,
             names_made=self._names_made,
             appended_bytes=self._appended_bytes,
@@ -319,12 +320,8 @@ class Engine:
         self.durable_lsn = self._catalog.durable_lsn = max(self.durable_lsn, plan.lsn)
         self._names_synced = max(self._names_synced, plan.names_made)
         self._synced_bytes = max(self._synced_bytes, plan.appended_bytes)
-        covered = [log for log in self._closed if log.file in plan.files and log.last_lsn <= plan.lsn]
-        for log in covered:
-            # A segment that was closed while the plan ran lacks its END record in the sync; the END
-            # matters to a job only, which fails without harm.
-            log.file.close()
-            self._closed.remove(log)
+        # A segment that was ended while the plan ran is still open: the next plan syncs its END record, too.
+        self._closed = [log for log in self._closed if log.file not in plan.closed]
 
     # Scans
 

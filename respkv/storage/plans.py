@@ -25,11 +25,15 @@ from respkv.storage.wal import FatalStorageError, is_disk_full
 
 @dataclass(slots=True)
 class SyncPlan:
-    """Make the log durable up to ``lsn``. At most one is under way at a time."""
+    """Make the log durable up to ``lsn``, and close the segments that are complete. At most one is under way at a time.
+
+    A segment may be removed by name by then: closing it frees its pages, which takes milliseconds.
+    """
 
     fs: FileSystem
     lsn: int
-    files: tuple[AppendFile, ...]
+    closed: tuple[AppendFile, ...]
+    current: AppendFile
     directory: str | None
     names_made: int
     appended_bytes: int
@@ -37,10 +41,12 @@ class SyncPlan:
     def run(self) -> None:
         """fdatasync every file, oldest first, then the directory if names are new."""
         try:
-            for file in self.files:
+            for file in (*self.closed, self.current):
                 file.sync()
             if self.directory is not None:
                 self.fs.sync_dir(self.directory)
+            for file in self.closed:
+                file.close()
         except OSError as error:
             raise FatalStorageError(f"log sync failed: {error}") from error
 

@@ -56,6 +56,7 @@ def assert_equal_everywhere(ring: Ring, keys: list[str], patience_s: float) -> f
     return wait_until(equal, patience_s, lambda: str([ring.contents(number, keys)[:20] for number in numbers]))
 
 
+@pytest.mark.timeout(300 + KILLING_S)
 def test_kill_in_a_loop_under_load(ring3: Ring) -> None:
     """Any node may die at any moment: no acknowledged QUORUM write is lost, none is unseen by a QUORUM read even for a
     moment, and QUORUM works again within 2 s."""
