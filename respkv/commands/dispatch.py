@@ -516,11 +516,12 @@ class Dispatcher:
         self, session: Session, spec: CommandSpec, argv: list[bytes], request: BlockRequest
     ) -> Pending:
         """Run the request again when the block is there; its first run has changed nothing."""
-        pending = Pending()
+        pending, context = Pending(), session.context()
 
         def again() -> None:
             if pending.abandoned:
                 return
+            session.resume(context)
             try:
                 reply = self._run(session, spec, argv)
             except (CommandError, CorruptionError) as reason:
@@ -548,11 +549,12 @@ class Dispatcher:
         )
 
     def _wait_for_unpause(self, session: Session, argv: list[bytes]) -> Pending:
-        pending = Pending()
+        pending, context = Pending(), session.context()
 
         def again() -> None:
             if pending.abandoned:
                 return
+            session.resume(context)
             reply = self.execute(session, argv)
             if isinstance(reply, Pending):
                 reply.hand_to(pending)

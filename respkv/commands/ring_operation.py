@@ -164,9 +164,13 @@ class Operation:
             return None
         if mistake is not None:
             return mistake
-        if self.until_us and self.session.server.now_us >= self.until_us:
-            return errors.TRY_AGAIN  # Comparing has taken too long; nothing was changed.
+        if self.until_us and self.session.server.clock.steady_us() >= self.until_us:
+            return self._too_late()
         return self._finish(reply, effects, view)
+
+    def _too_late(self) -> bytes:
+        """Comparing has taken too long; nothing was changed."""
+        return errors.TRY_AGAIN
 
     def _prepare(self, noted: ReadSet | None) -> tuple[View | None, Run]:
         dispatcher, session = self.dispatcher, self.session
@@ -283,6 +287,11 @@ class Transaction(Operation):
 
     def _is_transaction(self) -> bool:
         return True
+
+    def _too_late(self) -> bytes:
+        if self.session.multi is not None:
+            end_multi(self.session)
+        return super()._too_late()
 
     def _complete(self, reply: bytes) -> None:
         if self.session.multi is not None:

@@ -178,7 +178,7 @@ class Session:
         self.readonly = False
         #: requests come from another node, which has found this one responsible
         self.forwarded = False
-        #: on a ring: until when what another node has asked for may be executed (monotonic us), 0 for always
+        #: on a ring: until when what another node has asked for may be executed (``Clock.steady_us``), 0 for always
         self.until_us = 0
         #: on a ring: what the replies of this cycle wait for
         self.round: Any = None
@@ -190,6 +190,15 @@ class Session:
         self.under_way: Any = None
         #: derived: True when the fast path of the dispatcher may serve this session
         self.plain = False
+
+    def context(self) -> tuple[int, int, int, int]:
+        """What a request of another node has brought along, and its session's next one changes."""
+        return self.db, self.level, self.proto, self.until_us
+
+    def resume(self, context: tuple[int, int, int, int]) -> None:
+        """Go on with a request that had to wait."""
+        if self.forwarded:
+            self.db, self.level, self.proto, self.until_us = context
 
     def subscribed(self) -> bool:
         """True while the connection has at least one channel, pattern or shard channel."""

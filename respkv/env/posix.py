@@ -11,15 +11,19 @@ from typing import Final
 from respkv.env.fs import AppendFile, FileLock, ReadFile
 
 _RWF_NOWAIT: Final = getattr(os, "RWF_NOWAIT", 0)
+_STEADY: Final = getattr(time, "CLOCK_MONOTONIC_RAW", time.CLOCK_MONOTONIC)
 
 
 class SystemClock:
-    """CLOCK_MONOTONIC and CLOCK_REALTIME."""
+    """CLOCK_MONOTONIC, CLOCK_MONOTONIC_RAW and CLOCK_REALTIME."""
 
     __slots__ = ()
 
     def monotonic_us(self) -> int:
         return time.monotonic_ns() // 1000
+
+    def steady_us(self) -> int:
+        return time.clock_gettime_ns(_STEADY) // 1000
 
     def wall_us(self) -> int:
         return time.time_ns() // 1000

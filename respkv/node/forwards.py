@@ -8,11 +8,11 @@ answer comes the request may or may not have been executed: a write's outcome is
 *No late execution*: a link that stalls delivers what it holds when it goes on, or when its reader does, perhaps minutes
 later. A write would then be stamped anew and overwrite what its client, having given up, has written since. So each
 names the moment, on the target's clock, from which on the target must not execute it, and whoever waits is not told
-that its outcome is unknown before that: then it has been executed, or never will be. (When the link has ended at once:
-nobody reads on at the end of a link.)
-For that a node keeps a lower bound of (peer's clock - own clock) for each peer: the peer's ``Time`` less the own clock
-when it was read, which a delay only lowers, less DRIFT of the time since. Clocks need no common start, and nothing but
-their rates is trusted. What is refused as too late brings a new ``Time`` along and is asked once more.
+that its outcome is unknown before that: then it has been executed, or never will be. For that a node keeps a lower
+bound of (peer's clock - own clock) for each peer: the peer's ``Time`` less the own clock when it was read, which a
+delay only lowers, less DRIFT of the time since. Clocks need no common start, and nothing but their rates is trusted, of
+clocks that nobody sets right (``Clock.steady_us``). What is refused as too late brings a new ``Time`` along and is
+asked once more, of the same node: it is the primary, another one beside it could lose an update.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from respkv.base.errors import CommandError
+from respkv.base.limits import MIB
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.routing import key_slots
 from respkv.commands.session import Pending, Server, Session
@@ -35,8 +36,12 @@ from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwar
 #: clients wait when a target falls silent; the shorter, the sooner one that has much to do is asked in vain.
 FORWARD_TIMEOUT_US: Final = 3_000_000
 EXECUTE_US: Final = 1_000_000
-#: Two monotonic clocks differ in rate by less than 1 of so many.
+#: So many bytes of a request take a second more: it may have to come over a slow wire.
+BYTES_PER_S: Final = 32 * MIB
+#: Two clocks that nobody sets right differ in rate by less than 1 of so many; one that is being set right may be slower
+#: or faster by less than 1 of SLEW.
 DRIFT: Final = 1000
+SLEW: Final = 8
 #: Requests of this node that others are executing. More are refused.
 FORWARDS_MAX: Final = 65_536
 #: Sessions of other nodes' connections, and how long an idle one is kept.
@@ -52,8 +57,8 @@ Same = tuple[int, int, bytes, tuple[bytes, ...]]
 
 
 class _Open(NamedTuple):
-    """``until_us``: it is not executed from then on; ``deadline_us``: nor waited for; ``tried``: by whom it cannot be;
-    ``reads``: it may be executed any number of times."""
+    """``until_us``: it is not executed from then on, where it is ``dated``; ``deadline_us``: nor waited for; ``tried``:
+    by whom it cannot be; ``reads``: it may be executed any number of times."""
 
     pending: Pending
     target: int
@@ -65,6 +70,13 @@ class _Open(NamedTuple):
     tried: tuple[int, ...] = ()
     #: the target has said once that it came too late
     again: bool = False
+    dated: bool = False
+
+
+def time_for(message: Forward) -> int:
+    """How long after it was asked a target may begin with a request, us: both ends work it out alike."""
+    size = sum(sum(map(len, argv)) for argv in message.commands)
+    return EXECUTE_US + size * 1_000_000 // BYTES_PER_S
 
 
 class Deaf:
@@ -92,8 +104,8 @@ class Forwards:
     """Both ends. ``send(short, message)`` is False when there is no link."""
 
     __slots__ = (
-        "_clock_us", "_clocks", "_dispatcher", "_first_op", "_linked", "_lost", "_next_op", "_open", "_reads", "_send",
-        "_server", "_sessions", "_tells_time", "_unsent", "executed", "expired", "joined", "sent",
+        "_clocks", "_dispatcher", "_first_op", "_linked", "_lost", "_next_op", "_open", "_reads", "_send", "_server",
+        "_session_id", "_sessions", "_tells_time", "_unsent", "executed", "expired", "joined", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -104,17 +116,14 @@ class Forwards:
         send: Callable[[int, Any], bool],
         linked: Callable[[int], bool],
         tells_time: Callable[[int], bool],
-        clock_us: Callable[[], int],
         first_op: int,
     ) -> None:
-        """``first_op``: above every number that this node has ever used. ``tells_time``: whether a peer minds UNTIL;
-        ``clock_us``: the monotonic clock, not the cycle's time."""
+        """``first_op``: above every number that this node has ever used. ``tells_time``: whether a peer minds UNTIL."""
         self._server = server
         self._dispatcher = dispatcher
         self._send = send
         self._linked = linked
         self._tells_time = tells_time
-        self._clock_us = clock_us
         #: peer -> (lower bound of its clock less this node's, when that was so)
         self._clocks: dict[int, tuple[int, int]] = {}
         self._first_op = self._next_op = first_op
@@ -123,6 +132,8 @@ class Forwards:
         #: writes whose target is lost, while it might still begin with them
         self._lost: dict[int, None] = {}
         self._sessions: dict[tuple[int, int], Session] = {}
+        #: that of the last of them; those of clients are positive
+        self._session_id = 0
         #: reads under way at EVENTUAL -> who waits for their answers
         self._reads: dict[Same, list[Pending]] = {}
         self.sent = self.executed = self.expired = self.joined = 0
@@ -160,9 +171,15 @@ class Forwards:
         self.sent += 1
         pending = Pending()
         answer = pending if same is None else self._lead(same, pending)
-        now_us = self._server.now_us
-        self._open[op] = _Open(answer, target, now_us + EXECUTE_US, now_us + FORWARD_TIMEOUT_US, writes, reads, message)
+        self._open[op] = self._dated(_Open(answer, target, 0, 0, writes, reads, message))
         return pending
+
+    def _dated(self, held: _Open) -> _Open:
+        """With its whole time, from now on."""
+        now_us, execute_us = self._server.now_us, time_for(held.message)
+        deadline_us = now_us + execute_us + FORWARD_TIMEOUT_US - EXECUTE_US
+        dated = held.writes and self._tells_time(held.target)
+        return held._replace(until_us=now_us + execute_us, deadline_us=deadline_us, dated=dated)
 
     def _join(self, same: Same) -> Pending | None:
         """Wait for the answer of a read that is under way already. EVENTUAL promises nothing about reading one's own
@@ -198,7 +215,7 @@ class Forwards:
                 held = self._open.get(message.op)
                 if held is None:
                     continue
-                if not held.reads and self._tells_time(target):
+                if held.dated:
                     until_ms = self._until_ms(target, held.until_us)
                     message = message._replace(flags=message.flags | UNTIL, until_ms=until_ms)
                 if not self._send(target, message):
@@ -206,13 +223,13 @@ class Forwards:
 
     def _until_ms(self, peer: int, until_us: int) -> int:
         """A moment on the clock of ``peer``, or a little earlier; 0, which is always over, when that is not known."""
-        ahead_us = self._ahead_us(peer)
-        return 0 if ahead_us is None else (until_us + ahead_us) // 1000 & _U32 or _U32
-
-    def _ahead_us(self, peer: int) -> int | None:
-        """By how much at least the clock of ``peer`` is ahead of this node's; None when it has not told its time."""
-        known = self._clocks.get(peer)
-        return None if known is None else known[0] - (self._clock_us() - known[1]) // DRIFT
+        known, clock = self._clocks.get(peer), self._server.clock
+        if known is None:
+            return 0
+        left_us = until_us - clock.monotonic_us()
+        steady_us = clock.steady_us() + left_us - abs(left_us) // SLEW
+        ahead_us = known[0] - max(0, steady_us - known[1]) // DRIFT - 1
+        return (steady_us + ahead_us) // 1000 & _U32 or _U32
 
     def on_forwarded(self, peer: int, message: Forwarded) -> None:
         """The target has answered."""
@@ -222,10 +239,12 @@ class Forwards:
         del self._open[message.op]
         if message.status == DONE:
             held.pending.complete(message.reply)
-        elif message.status == EXPIRED and not held.again:
-            self._ask(held._replace(again=True))
-        else:
+        elif message.status != EXPIRED:
             self._ask_another(held, peer, message.reply)
+        elif held.again:
+            held.pending.complete(errors.TRY_AGAIN)
+        else:
+            self._ask(held._replace(again=True))
 
     def _ask_another(self, held: _Open, peer: int, reason: bytes) -> None:
         """``peer`` has changed nothing and cannot carry it out: another replica is asked, this node perhaps."""
@@ -244,10 +263,7 @@ class Forwards:
         """Ask the target, with the whole time. O(1): deadlines ascend."""
         op = self.next_op()
         message = held.message._replace(op=op)
-        now_us = self._server.now_us
-        self._open[op] = held._replace(
-            message=message, until_us=now_us + EXECUTE_US, deadline_us=now_us + FORWARD_TIMEOUT_US
-        )
+        self._open[op] = self._dated(held._replace(message=message))
         self._unsent.append((held.target, message))
 
     def _run_here(self, held: _Open, me: int) -> None:
@@ -272,13 +288,13 @@ class Forwards:
     def tell_time(self, peer: int) -> None:
         """A link has come up, or ``peer`` does not know the time of this node well."""
         if self._tells_time(peer):
-            self._send(peer, Time(self._clock_us()))
+            self._send(peer, Time(self._server.clock.steady_us()))
 
     def on_time(self, peer: int, message: Time) -> None:
-        """What it tells is over by now: its clock is ahead by more."""
-        now_us = self._clock_us()
-        told, known = message.us - now_us, self._ahead_us(peer)
-        self._clocks[peer] = (told if known is None else max(told, known), now_us)
+        """What it tells is over by now: its clock is ahead by more. The last word counts, even if it says less than an
+        earlier one: the machine over there may have stood still."""
+        now_us = self._server.clock.steady_us()
+        self._clocks[peer] = (message.us - now_us, now_us)
 
     # -- executing ---------------------------------------------------------------------------------
 
@@ -286,21 +302,21 @@ class Forwards:
         """Execute a request for a client of another node."""
         op, until_us = message.op, 0
         if message.flags & UNTIL:
-            now_us = self._clock_us()
-            left_ms = (message.until_ms - now_us // 1000) & _U32
-            if not message.until_ms or not 0 < left_ms <= EXECUTE_US // 1000:
+            now_ms = self._server.clock.steady_us() // 1000
+            left_ms = (message.until_ms - now_ms) & _U32
+            if not message.until_ms or not 0 < left_ms <= time_for(message) // 1000:
                 self.expired += 1
                 self.tell_time(peer)
                 self._send(peer, Forwarded(op, EXPIRED, b""))
                 return
-            until_us = now_us + left_ms * 1000
+            until_us = (now_ms + left_ms) * 1000
         session = self._session(peer, message)
-        session.until_us = until_us
         # A transaction may still be under way that its client has given up.
         if session.multi is not None or not 0 <= message.db < self._server.keyspace.databases:
             self._send(peer, Forwarded(op, NOT_DONE, b""))
             return
         self.executed += 1
+        session.until_us = until_us
 
         def answer(reply: bytes) -> None:
             # Damage is met before anything is changed: somebody else can do it.
@@ -334,7 +350,8 @@ class Forwards:
             if len(self._sessions) >= SESSIONS_MAX:
                 idle = (place for place, held in self._sessions.items() if not held.watched and held.multi is None)
                 self._forget(next(idle, next(iter(self._sessions))))
-            session = Session(0, self._server, Deaf(), address=f"node:{peer}", local_address="")
+            self._session_id -= 1
+            session = Session(self._session_id, self._server, Deaf(), address=f"node:{peer}", local_address="")
             session.authenticated = session.forwarded = True
             self._sessions[place] = session
         session.proto = 3 if message.proto == 3 else 2
@@ -356,10 +373,8 @@ class Forwards:
     # -- time and links ----------------------------------------------------------------------------
 
     def peer_lost(self, peer: int) -> None:
-        """The link has ended: nobody knows what became of the requests on it."""
+        """The link has ended, from here perhaps: what is in its sockets over there may still be read."""
         self.target_lost(peer)
-        for op in [op for op in self._lost if op in self._open and self._open[op].target == peer]:
-            self._give_up(op)
         self._clocks.pop(peer, None)
         for watcher in self._server.sessions.values():
             watcher.watch_broken |= watcher.watch_at == peer
@@ -375,8 +390,10 @@ class Forwards:
         for op in [op for op, held in self._open.items() if held.target == peer]:
             if self._open[op].reads:
                 self._ask_another(self._open.pop(op), peer, errors.NO_REPLICAS)
-            else:
+            elif self._open[op].dated:
                 self._lost[op] = None
+            else:
+                self._give_up(op)
         self._give_up_lost()
 
     def late(self, now_us: int) -> list[int]:

@@ -15,6 +15,9 @@ class ManualClock:
     def monotonic_us(self) -> int:
         return self._monotonic_us
 
+    def steady_us(self) -> int:
+        return self._monotonic_us
+
     def wall_us(self) -> int:
         return self._wall_us
 

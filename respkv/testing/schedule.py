@@ -74,6 +74,9 @@ class VirtualClock:
     def monotonic_us(self) -> int:
         return _START_US + self._schedule.now_us * (_MILLION + self._drift_ppm) // _MILLION
 
+    def steady_us(self) -> int:
+        return self.monotonic_us()
+
     def wall_us(self) -> int:
         return EPOCH_MS * 1000 + self.monotonic_us() - _START_US + self._offset_us
 

@@ -42,7 +42,7 @@ RECOVERING: Final = 18
 EQUAL: Final = 19
 
 # --- Forwarded.status: DONE has a reply; NOT_DONE says that nothing was executed and another node may be asked; EXPIRED
-# that nothing was executed because it came too late, and that a ``Time`` was sent before this.
+# that nothing was executed because it came too late (or ``until_ms`` is too far ahead), and a ``Time`` was sent before.
 DONE: Final = 0
 NOT_DONE: Final = 1
 EXPIRED: Final = 2
@@ -170,7 +170,7 @@ class SessionGone(NamedTuple):
 
 
 class Time(NamedTuple):
-    """The sender's monotonic clock, us. It may have any start; it says how late a ``Forward`` comes."""
+    """The sender's ``Clock.steady_us``. It may have any start; it says how late a ``Forward`` comes."""
 
     us: int
 

@@ -28,6 +28,9 @@ class StepClock:
         self.now_us += self.step_us
         return self.now_us
 
+    def steady_us(self) -> int:
+        return self.now_us
+
     def wall_us(self) -> int:
         return self.now_us
 

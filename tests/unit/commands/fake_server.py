@@ -53,6 +53,9 @@ class FakeClock:
     def monotonic_us(self) -> int:
         return self.now_us
 
+    def steady_us(self) -> int:
+        return self.now_us
+
     def wall_us(self) -> int:
         return START_MS * 1000 + self.now_us - 1_000_000
 

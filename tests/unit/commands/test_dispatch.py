@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.commands.session import Pending
 from respkv.commands.table import TableError, build_table
 from respkv.testing.node_driver import Client, NodeDriver, encode_request
+from tests.unit.keyspace.rig import ColdRng
 
 OK = b"+OK\r\n"
 
@@ -108,6 +110,31 @@ def test_missing_blocks_are_fetched_and_replies_stay_in_order() -> None:
     expected = b"".join(b"$%d\r\nv%d\r\n" % (len(f"v{number}"), number) for number in range(200))
     assert client.send(sent) == expected
     assert client.call("MGET", *(f"k{number}" for number in range(50))).count(b"$") == 50
+
+
+@pytest.mark.parametrize("why", ["block", "pause"])
+def test_a_request_of_another_node_that_waits_keeps_what_it_brought(why: str) -> None:
+    """The next one of its session may have another database, and another time by which it must be executed."""
+    driver = NodeDriver(row_cache_bytes="1", block_cache_bytes="1")
+    driver.connect().call("SET", "k", "1")
+    driver.node.engine.rotate()
+    driver.work()
+    session, dispatcher = driver.connect().session, driver.node.dispatcher
+    session.forwarded, session.until_us, session.level = True, 77, 2
+    if why == "pause":
+        assert driver.connect().call("CLIENT", "PAUSE", "50", "WRITE") == OK
+    else:
+        driver.fs.cold = ColdRng()
+        driver.fs.drop_page_cache()
+    seen: list[tuple[int, ...]] = []
+    pending = dispatcher.execute(session, [b"APPEND", b"k", b"2"])
+    assert isinstance(pending, Pending) and pending.reply is None
+    pending.on_done = lambda: seen.append(session.context())
+    session.db, session.level, session.until_us = 3, 1, 0
+    driver.pass_time(100_000)
+    driver.work()
+    assert pending.reply == b":2\r\n" and seen == [(0, 2, 2, 77)]
+    assert driver.connect().call("GET", "k") == b"$2\r\n12\r\n"
 
 
 def test_full_disk_refuses_writes_keeps_reads_and_recovers(driver: NodeDriver, client: Client) -> None:

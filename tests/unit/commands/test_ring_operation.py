@@ -65,7 +65,9 @@ class World:
         self.fetches: list[Any] = []
         self.runs = 0
         self.miss = False
-        server = SimpleNamespace(now_us=0, rng=self.rig.rng, pubsub=SimpleNamespace(events=0))
+        self.steady_us = 0
+        clock = SimpleNamespace(steady_us=lambda: self.steady_us)
+        server = SimpleNamespace(now_us=0, rng=self.rig.rng, pubsub=SimpleNamespace(events=0), clock=clock)
         self.session: Any = SimpleNamespace(
             db=0, proto=2, no_touch=False, cluster_face=False, server=server, until_us=0
         )
@@ -134,7 +136,7 @@ def test_what_was_given_up_while_it_was_compared_changes_nothing(now_us: int, st
     world.session.until_us = 1000
     pending = world.start()
     world.session.until_us = 9000  # The next request of that client.
-    world.session.server.now_us = now_us
+    world.steady_us = now_us
     world.peers.answer()
     assert isinstance(pending, Pending) and world.stored() == stored
     assert pending.reply == (None if stored else errors.TRY_AGAIN)

@@ -9,6 +9,7 @@ import pytest
 
 from respkv.base.errors import CorruptionError
 from respkv.base.slots import slot_of
+from respkv.commands.ring_operation import Transaction
 from respkv.commands.transactions import Runner
 from tests.unit.commands.harness import ErrorText
 from tests.unit.node.simulated_ring import Connection, SimulatedRing
@@ -90,6 +91,40 @@ def test_a_watched_key_that_changes_anywhere_ends_the_transaction(ring: Simulate
     assert transact(client, ("GET", "w")) == [b"other"]
     ring.run(100_000)
     assert not any(session.watched for number in range(1, ring.size + 1) for session in held(ring, number))
+
+
+def test_each_watch_of_a_key_is_one_of_its_own(ring: SimulatedRing) -> None:
+    """Clients of one node watch a key of another node: the end of one's watch is not the end of the others'."""
+    for number in range(1, 4):
+        first, second = ring.connect(number), ring.connect(number)
+        assert first("WATCH", "w") == second("WATCH", "w") == b"OK"
+        assert transact(second, ("SET", "w", "second")) == [b"OK"]
+        assert transact(first, ("SET", "w", "first")) is None
+
+
+@pytest.mark.parametrize("level", ["eventual", "quorum"])
+def test_a_transaction_that_comes_to_its_end_too_late_is_over(ring: SimulatedRing, level: str) -> None:
+    for number in range(1, 4):
+        client = ring.connect(number)
+        assert client("RKV.LEVEL", level) == b"OK"
+        keep, Transaction._attempt = Transaction._attempt, too_late  # type: ignore[method-assign]
+        try:
+            late = transact(client, ("SET", "t", "v"))
+        finally:
+            Transaction._attempt = keep  # type: ignore[method-assign]
+        assert late == [b"OK"] or str(late).startswith("TRYAGAIN")
+        assert transact(client, ("SET", "t", "v")) == [b"OK"]
+    assert all(session.multi is None for number in range(1, ring.size + 1) for session in held(ring, number))
+
+
+ATTEMPT = Transaction._attempt
+
+
+def too_late(operation: Transaction) -> bytes | None:
+    """As if everything before had taken a second."""
+    if operation.session.forwarded:
+        operation.until_us = 1
+    return ATTEMPT(operation)
 
 
 def test_own_writes_before_watch_do_not_break_it(ring: SimulatedRing) -> None:

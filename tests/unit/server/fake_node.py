@@ -26,6 +26,9 @@ class FakeClock:
     def monotonic_us(self) -> int:
         return self.us
 
+    def steady_us(self) -> int:
+        return self.us
+
     def wall_us(self) -> int:
         return self.us
 
@@ -71,7 +74,7 @@ class FakeNode:
         self.budget = 1000
         self.writes = self.lsn = self.durable_lsn = 0
         self.always = False
-        self.level = 0.0
+        self.wait_us = 0
         self.refuse: bytes | None = None
         self.timer_us = NEVER_US
         self.timers_run = 0
@@ -179,8 +182,8 @@ class FakeNode:
             self.lsn += 1
         return self.lsn
 
-    def pressure(self) -> float:
-        return self.level
+    def brake_us(self) -> int:
+        return self.wait_us
 
     def next_timer_us(self) -> int:
         return self.timer_us
