@@ -26,3 +26,6 @@ SETTLED_PER_CALL: Final = 500
 SETTLED_AT_ONCE: Final = 20
 #: Between two such calls of an idle node, microseconds.
 SETTLE_INTERVAL_US: Final = 5_000
+#: A brake that does not last for a time but until it is released; whoever is braked so looks every BRAKE_LOOK_US.
+HOLD_US: Final = 1 << 40
+BRAKE_LOOK_US: Final = 10_000

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from respkv.base.limits import BRAKE_LOOK_US, HOLD_US
 from respkv.commands.arguments import integer
 from respkv.commands.session import Pending, Session
 from respkv.commands.wait import MUST_BE_POSITIVE
@@ -20,8 +21,6 @@ from respkv.resp.reply import OK, Reply
 
 SLICE_KEYS: Final = 200
 SLICE_BYTES: Final = 1 << 20
-#: the longest wait between slices, at full pressure
-_DELAY_US_MAX: Final = 10_000
 _DEFAULT_PREFIX: Final = b"key"
 
 
@@ -43,10 +42,10 @@ class _Populate:
         if self.pending.abandoned:
             return
         server = self.session.server
-        pressure = server.keyspace.engine.pressure()
-        if pressure < 1.0 and not self._slice():
+        wait_us = server.keyspace.engine.brake_us()
+        if wait_us < HOLD_US and not self._slice():
             return
-        server.after_us(int(_DELAY_US_MAX * pressure), self.run)
+        server.after_us(BRAKE_LOOK_US if wait_us >= HOLD_US else wait_us, self.run)
 
     def _end(self, reply: Reply) -> None:
         self.session.blocked = None

@@ -447,9 +447,9 @@ class Node(NodeErrands):
 
         wait()
 
-    def pressure(self) -> float:
-        """How hard to brake writers, 0.0 .. 1.0."""
-        return self.engine.pressure()
+    def brake_us(self) -> int:
+        """How long clients that write must wait, HOLD_US: until it is over."""
+        return self.engine.brake_us()
 
     def fetch(self, requests: list[BlockRequest], done: Callable[[], None]) -> None:
         """Read blocks in the background, install them, then call ``done``."""

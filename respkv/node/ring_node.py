@@ -193,7 +193,6 @@ class RingNode(RingView):
             send=self.send,
             linked=self.mesh.linked,
             tells_time=lambda short: self.mesh.can(short, TELLS_TIME),
-            clock_us=self.node.clock.monotonic_us,
             first_op=self._seq,
         )
 
@@ -480,7 +479,7 @@ class RingNode(RingView):
 
     def _is_busy(self) -> bool:
         """Clients wait: repair goes slowly."""
-        return self.node.pressure() > 0
+        return self.node.brake_us() > 0
 
     # -- plans -------------------------------------------------------------------------------------
 

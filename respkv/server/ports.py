@@ -171,8 +171,8 @@ class NodePort(ErrandPort, Protocol):
     def commit(self) -> int:
         """Append the cycle's writes to the log; the lsn that covers every reply made until now."""
 
-    def pressure(self) -> float:
-        """How hard to brake writers, 0.0 .. 1.0."""
+    def brake_us(self) -> int:
+        """How long clients that write must wait, us; HOLD_US: until it is over."""
 
     def next_timer_us(self) -> int:
         """Monotonic time at which ``on_timer`` is due."""

@@ -237,7 +237,7 @@ class Reactor:
         node.begin_cycle()
         if now_us >= self._pressure_us:
             self._pressure_us = now_us + _PRESSURE_US
-            self.brake.level = node.pressure()
+            self.brake.wait_us = node.brake_us()
         if self.brake:
             self._release_brake()
         if self._posted:
@@ -306,7 +306,7 @@ class Reactor:
                 turns.append(connection)
         self.traffic.bytes_in += received
         self.traffic.reads += reads
-        if self.brake.level:
+        if self.brake.wait_us:
             for connection in turns:
                 self._execute(connection)
         elif turns:
@@ -374,7 +374,7 @@ class Reactor:
         before = (len(connection.out), session.commands, parser.buffered)
         mark = node.write_mark()
         special = node.execute_turns((connection,))
-        if self.brake.level and node.write_mark() != mark and not connection.closed:
+        if self.brake.wait_us and node.write_mark() != mark and not connection.closed:
             self.brake.apply(connection, self.now_us)
         progress = before != (len(connection.out), session.commands, parser.buffered)
         self._after_execute(connection, special[0][1] if special else None, progress=progress)

@@ -4,19 +4,17 @@
 reads too: a read may show what is not durable. A connection's output passes the gate in order, because the
 gate is first in, first out, and is entered by everything while it holds anything.
 
-``WriteBrake`` slows clients that write faster than tables can be built: their output and their next requests
-wait up to 10 ms, or, at full pressure, until the pressure sinks. The loop and the readers go on.
+``WriteBrake`` slows clients that write faster than tables can be built and merged: their output and their next requests
+wait as long as the engine says, or until it says less. The loop and the readers go on.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
 
+from respkv.base.limits import BRAKE_LOOK_US, HOLD_US
 from respkv.server.connection import BRAKED, OUTPUT, OUTPUT_HALT_BYTES, Connection
-
-DELAY_US_MAX: Final = 10_000
 
 
 class ReplyGate:
@@ -62,12 +60,12 @@ class ReplyGate:
 
 
 class WriteBrake:
-    """``level`` is the engine's pressure, 0.0 .. 1.0, set by the loop every few milliseconds."""
+    """``wait_us`` is how long those that write wait, set by the loop every few milliseconds; 0: nobody does."""
 
-    __slots__ = ("_braked", "level", "total")
+    __slots__ = ("_braked", "total", "wait_us")
 
     def __init__(self) -> None:
-        self.level = 0.0
+        self.wait_us = 0
         self.total = 0
         self._braked: dict[Connection, int] = {}
 
@@ -78,19 +76,19 @@ class WriteBrake:
         """The connection has written under pressure: it waits."""
         self.total += 1
         connection.halts |= BRAKED
-        self._braked[connection] = now_us + int(DELAY_US_MAX * self.level)
+        self._braked[connection] = now_us + (BRAKE_LOOK_US if self.wait_us >= HOLD_US else self.wait_us)
 
     def next_us(self) -> int:
         """When to call ``release`` next; only while there is someone to release."""
         return min(self._braked.values())
 
     def release(self, now_us: int) -> list[Connection]:
-        """Those that may go on. At full pressure nobody may; they are asked about again later."""
-        if self.level >= 1.0:
+        """Those that may go on: all, when nobody needs to wait any more."""
+        if self.wait_us >= HOLD_US:
             for connection in self._braked:
-                self._braked[connection] = now_us + DELAY_US_MAX
+                self._braked[connection] = now_us + BRAKE_LOOK_US
             return []
-        free = [connection for connection, until_us in self._braked.items() if until_us <= now_us]
+        free = [connection for connection, until_us in self._braked.items() if until_us <= now_us or not self.wait_us]
         for connection in free:
             del self._braked[connection]
             connection.halts &= ~BRAKED

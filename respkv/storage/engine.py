@@ -21,6 +21,7 @@ from itertools import pairwise
 from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CorruptionError, StorageFull
+from respkv.base.limits import HOLD_US
 from respkv.env.fs import FileSystem
 from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
 from respkv.storage.batch_scale import BatchScale
@@ -48,6 +49,11 @@ from respkv.storage.write_batch import pack_lengths
 Derive = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
 
 DISK_FULL: Final = "disk full"
+#: How long clients that write wait with so many runs beyond ``stall_runs``, and at most while a memtable waits.
+RUN_BRAKES_US: Final = (0, 2_500, 5_000, 7_500, 10_000, 20_000, 40_000, 80_000, 120_000, 160_000)
+BRAKE_US: Final = 10_000
+#: So many runs beyond ``stall_runs`` nobody may write any more: each costs memory, and every read.
+_HELD_RUNS: Final = 24
 _DISPOSE_PER_TICK: Final = 1000
 
 
@@ -476,18 +482,26 @@ class Engine:
     # State
 
     def pressure(self) -> float:
-        """How hard to brake writers: 0.0 not at all .. 1.0 hold them.
+        """How hard writers are braked: 0.0 not at all .. 1.0 for BRAKE_US or longer."""
+        return min(1.0, self.brake_us() / BRAKE_US)
 
-        Grows while a memtable waits for its flush and the active one passes half of its limit, and with
-        runs beyond ``stall_runs``, as far as merging them can help.
+    def brake_us(self) -> int:
+        """How long a client that has written waits before it may go on, us; HOLD_US: until this says less.
+
+        Grows while a memtable waits for its flush and the active one passes half of its limit: memory is bounded, so at
+        its limit writers are held. Grows with runs beyond ``stall_runs``, as far as merging them can help: there a
+        trickle goes on, which leaves the processor to the merging.
         """
-        level = 0.0
-        if len(self._retired) > 1:
-            level = 1.0
-        elif self._retired:
+        wait_us = 0
+        if self._retired:
             level = (self.memtable.charge() / self._memtable_limit - 0.5) * 2.0
+            if len(self._retired) > 1 or level >= 1.0:
+                return HOLD_US
+            wait_us = max(0, int(level * BRAKE_US))
         excess = max(map(len, self._catalog.sound_stretches()), default=0) - self.options.stall_runs
-        return max(0.0, min(1.0, max(level, excess / 4.0)))
+        if excess <= 0:
+            return wait_us
+        return HOLD_US if excess >= _HELD_RUNS else max(wait_us, RUN_BRAKES_US[min(excess, len(RUN_BRAKES_US) - 1)])
 
     def close(self) -> None:
         """Close the files; what is not synced stays so. FatalStorageError.

@@ -11,6 +11,7 @@ from typing import Any
 import lz4.block
 import pytest
 
+from respkv.base.ids import HASH
 from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
@@ -128,6 +129,18 @@ def test_an_estimate_over_overwritten_keys_is_near() -> None:
     rotate(rig)
     assert 2600 <= rig.keyspace.counts.total(0) <= 3400
     assert rig.total() == 3000
+
+
+def test_an_estimate_is_of_what_is_not_settled_yet() -> None:
+    """Other keys than those that were settled, of another database, and some that are no keys."""
+    rig = Rig(memtable_bytes=1 << 24)
+    rig.apply(*many(0, 500))
+    rig.apply(*(fx.put_element(0, b"h", HASH, b"f%d" % n, b"v") for n in range(500)))
+    counts = rig.keyspace.counts
+    list(counts.settle(1100))
+    rig.apply(*(fx.put(3, b"k%d" % n, b"v") for n in range(5000)))
+    rotate(rig)
+    assert counts.total(0) == 501 and counts.total(3) == 5000
 
 
 def test_deltas_of_several_memtables_add_up() -> None:

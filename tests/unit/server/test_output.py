@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from respkv.base.limits import HOLD_US
 from respkv.server.client_limits import LINGER_US, OutputLimit
 from respkv.server.connection import OUTPUT, RECV_BYTES_MAX, RECV_BYTES_MIN, WRITABLE
 from tests.unit.server.fake_node import World, is_closed, read_all, request_bytes
@@ -152,7 +153,7 @@ def test_quit_with_held_replies_closes_after_them(world: World) -> None:
 
 
 def test_writers_are_braked_under_pressure_and_readers_are_not(world: World) -> None:
-    world.node.level = 0.5
+    world.node.wait_us = 5_000
     writer, _ = world.client()
     reader, _ = world.client()
     world.turn()
@@ -170,8 +171,22 @@ def test_writers_are_braked_under_pressure_and_readers_are_not(world: World) -> 
     assert read_all(writer) == b"+OK\r\n"
 
 
+def test_a_long_wait_ends_with_its_reason(world: World) -> None:
+    world.node.wait_us = 160_000
+    writer, _ = world.client()
+    world.turn()
+    assert world.ask(writer, b"SET a 1") == b""
+    world.clock.us += 100_000
+    world.turn()
+    assert read_all(writer) == b""
+    world.node.wait_us = 0
+    world.clock.us += 10_000
+    world.turn()
+    assert read_all(writer) == b"+OK\r\n"
+
+
 def test_full_pressure_holds_writers_until_it_sinks(world: World) -> None:
-    world.node.level = 1.0
+    world.node.wait_us = HOLD_US
     writer, _ = world.client()
     world.turn()
     assert world.ask(writer, b"SET a 1") == b""
@@ -179,7 +194,7 @@ def test_full_pressure_holds_writers_until_it_sinks(world: World) -> None:
         world.clock.us += 10_000
         world.turn()
     assert read_all(writer) == b""
-    world.node.level = 0.0
+    world.node.wait_us = 0
     for _ in range(3):
         world.clock.us += 10_000
         world.turn()
@@ -187,12 +202,12 @@ def test_full_pressure_holds_writers_until_it_sinks(world: World) -> None:
 
 
 def test_a_braked_client_that_leaves(world: World) -> None:
-    world.node.level = 1.0
+    world.node.wait_us = HOLD_US
     writer, connection = world.client()
     world.turn()
     world.ask(writer, b"SET a 1")
     world.reactor.drop(connection)
-    world.node.level = 0.0
+    world.node.wait_us = 0
     world.clock.us += 20_000
     world.turns(2)
     assert world.reactor.connections == {}

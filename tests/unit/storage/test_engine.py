@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from respkv.base.errors import ReadMiss, RespkvError
+from respkv.base.limits import HOLD_US
 from respkv.env.rng import seeded
 from respkv.storage.engine import Engine
 from respkv.storage.identity import open_directory
@@ -460,6 +461,25 @@ def test_pressure_grows_with_the_second_memtable_and_with_runs() -> None:
         fill(engine, range(50))
         engine.rotate()
     assert engine.stats()["runs"] >= 5 and engine.pressure() >= 0.75
+
+
+def test_runs_that_pile_up_slow_writers_down_and_stop_them_at_last() -> None:
+    """Merging is behind: the more runs the longer a wait, but a trickle goes on for long."""
+    options = EngineOptions(memtable_bytes=1 << 15, ballast_bytes=0, runs_per_tier=2, stall_runs=2)
+    driver = opened(SimulatedFileSystem(), options)
+    engine = driver.engine
+    waits: dict[int, int] = {}
+    for _ in range(30):
+        fill(engine, range(5))
+        engine.rotate()
+        while (job := engine.next_job()) is not None and job.kind == "flush":
+            engine.on_job_done(job.id, driver.work(job))
+            driver.run_manifest()
+        waits[engine.stats()["runs"]] = engine.brake_us()
+    by_runs = [waits[runs] for runs in range(1, 31)]
+    assert by_runs == sorted(by_runs) and by_runs[:2] == [0, 0] and by_runs[5] == 10_000
+    assert 100_000 <= by_runs[12] == by_runs[24] < 250_000, "no pause may be longer"
+    assert by_runs[25] == HOLD_US and engine.pressure() == 1.0
 
 
 def test_meta_values_ride_on_edits() -> None:
