@@ -82,6 +82,9 @@ if TYPE_CHECKING:
 
 #: Messages that wait for a block. More are answered BUSY.
 _WAITING_MAX: Final = 4096
+#: So many memtables wait for their flush before others' writes are refused, to come as hints when there is room again.
+#: This node's own clients are held at two.
+RETIRED_MAX: Final = 3
 
 
 class RingNode(RingView):
@@ -339,6 +342,8 @@ class RingNode(RingView):
         refused: tuple[tuple[int, int], ...] = ()
         if self.node.dispatcher.refusal is not None:
             refused = ((ALL_ENTRIES, IO_ERROR),)
+        elif len(self.node.engine.immutables) >= RETIRED_MAX:
+            refused = ((ALL_ENTRIES, BUSY),)
         else:
             try:
                 refused = self.replica.apply(message.kind, message.payload, short)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from respkv.base.slots import slot_of
+from respkv.node.ring_node import RETIRED_MAX
+from respkv.storage.job_board import FLUSH
 from tests.unit.node.simulated_ring import SimulatedRing
 
 _S = 1_000_000
@@ -80,3 +82,25 @@ def test_merkle_roots_are_told() -> None:
     assert told[0] == told[1] == told[2] and told[0][0] != empty[0] and told[0][1] != empty_slot
     assert nodes[0]("DEBUG", "MERKLE", slot + 1) == neighbour
     assert nodes[0]("DEBUG", "MERKLE", 16384).startswith("ERR Invalid slot")
+
+
+def test_a_replica_whose_flush_does_not_get_on_refuses_writes_and_gets_them_later() -> None:
+    """Memory is bounded on every node, whoever writes: its co-replicas keep for it what it cannot take."""
+    ring = SimulatedRing(3)
+    client, slow = ring.connect(1), ring.node(3)
+    assert client("SET", "k", "v") == b"OK"
+    board = slow.engine._catalog.board
+    board.blocked[FLUSH] = True  # As if the job that has ended could not be brought in force.
+    for number in range(RETIRED_MAX + 1):
+        for at in range(10):
+            assert client("SET", f"k{at}", number) == b"OK"
+        ring.run(10_000)
+        slow.engine.rotate()
+    assert len(slow.engine.immutables) == RETIRED_MAX, "nothing came for another one"
+    hints = ring.node(1).ring.repair.hints_pending(slow.ring.me)
+    assert hints >= 10 and slow.ring.live(ring.node(1).ring.me)
+    board.blocked[FLUSH] = False
+    ring.run(60 * _S, lambda: not ring.node(1).ring.repair.hints_pending(slow.ring.me))
+    local = ring.connect(3)
+    assert local("RKV.LEVEL", "eventual") == b"OK"
+    assert [local("GET", f"k{at}") for at in range(10)] == [b"%d" % RETIRED_MAX] * 10
