@@ -60,6 +60,8 @@ def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
     floors = FlushFloors.from_plain(data["floors"])
     expired_through_ms: int = data["expired_through_ms"]
     purgeable = _make_purgeable(data["purge_below"])
+    #: One stamp for all slots: a single node. Watermarks, or none for caution's sake: perhaps a ring.
+    alone = isinstance(data["purge_below"], str) and bool(data["purge_below"])
     highest = floors.highest
     owner_internal = b""
     owner_record: bytes | None = None
@@ -73,9 +75,9 @@ def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
             return False
         parts = decode(owner_record)
         if parts.kind == TOMBSTONE and parts.expire_at_ms:
-            # Its last elements may be newer than the record that expired. What belongs to a later life came
-            # after that life's metadata, which would have been found instead.
-            return True
+            # Its last elements may be newer than the record that expired. What belongs to a later life came after that
+            # life's metadata, which would have been found instead; on a ring that may be on its way from another node.
+            return alone or int.from_bytes(stamp[:6], "big") <= parts.expire_at_ms
         if parts.kind in (TOMBSTONE, STRING):
             return stamp <= parts.stamp
         return stamp <= parts.body[:10]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -158,6 +159,20 @@ def test_elements_that_their_metadata_hides_go(key: bytes) -> None:
     assert not kept(encode(STRING, stamp(5), b"v")) and kept(encode(STRING, stamp(4), b"v"))
     assert not kept(tombstone(stamp(6))) and kept(tombstone(stamp(4)))
     assert kept(None), "without metadata nothing says that it is hidden"
+
+
+@pytest.mark.parametrize(
+    ("purge_below", "stays"), [([], True), ([(0, 16383, 7)], True), ("", True), (bytes(10), False)]
+)
+def test_elements_of_a_life_that_follows_an_expiry_stay_on_a_ring(purge_below: Any, stays: bool) -> None:
+    """The metadata of that life may come from another node later than they; on a single node it was there first."""
+    owner = expired_form(encode(HASH, pack_stamp(500 << 16, 1), stamp(4), 1000))
+    data = {**plain(FlushFloors(), expired_through_ms=0, purge_below=bytes(10))}
+    if not isinstance(purge_below, bytes):
+        data["purge_below"] = purge_below
+    keep = make_keep(data, {K: owner}.get)
+    at = {ms: encode(STRING, pack_stamp(ms << 16, 2), b"v") for ms in (499, 999, 1000, 1001)}
+    assert [keep(ELEMENT, at[ms], nowhere) for ms in at] == [False, False, False, stays]
 
 
 def test_a_removed_element_goes_as_other_tombstones_do() -> None:
