@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 from compat.load.cluster import run_driver
-from compat.load.clusters import RespkvRing
+from compat.load.clusters import RedisCluster, RespkvRing, SingleNode, all_removed
 from compat.load.connection import ServerError
 from compat.load.figures import ratio_of_pairs, table
 from compat.load.report import machine_facts, write_json
@@ -39,11 +39,13 @@ class Filled:
     def fill(self) -> None:
         """Write every key once. LoadError when that takes too long."""
         options = self._options
-        began = time.monotonic()
+        began, keys = time.monotonic(), options.keys
         patience_s = 60 + options.keys * options.value_bytes * options.nodes / _FILL_BYTES_PER_S
-        run_driver(
+        done = run_driver(
             self.ring.plain_ports, "fill", routed=False, pipeline=16, options=options, timeout_s=patience_s
         )
+        if done["answered"] < keys:
+            raise LoadError(f"only {done['answered']} of {keys} keys were written in time")
         self.fill_s = time.monotonic() - began
 
     def drive(self) -> dict[str, Any]:
@@ -61,9 +63,11 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Both rings, filled and driven in turn; by name the runs of each."""
     rings: list[Filled] = []
     found: dict[str, Any] = {}
-    try:
+    clusters: dict[str, RespkvRing | RedisCluster | SingleNode] = {}
+    with all_removed(clusters):
         for name, keys in (("small", options.small), ("large", options.keys)):
             rings.append(Filled(name, keys, options))
+            clusters[name] = rings[-1].ring
             rings[-1].fill()
             print(f"filled {keys} keys in {rings[-1].fill_s:.0f} s", flush=True)
             found[name] = []
@@ -76,9 +80,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 found[each.name].append(run)
                 each.ring.wait_idle(options.idle_wait)
                 print(f"{each.name}: {run['rps']:.0f}/s, p99 {run['p99_ms']:.2f} ms", flush=True)
-    finally:
-        for each in rings:
-            each.ring.remove()
     return found
 
 

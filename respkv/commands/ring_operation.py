@@ -43,8 +43,8 @@ class Operation:
     """Implements ``replication.rounds.Reader``."""
 
     __slots__ = (
-        "_applied", "_compared", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level", "pending",
-        "session", "spec", "told", "until_us", "waiting",
+        "_applied", "_compared", "_context", "_over", "_ranges", "_reply", "argv", "changed", "dispatcher", "level",
+        "pending", "session", "spec", "told", "until_us", "waiting",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,8 @@ class Operation:
         )
         self.waiting = 0
         self.changed = False
+        #: what it has brought along; its session may be at another request of another node's client later
+        self._context = session.context()
         #: who asked for it gives up then
         self.until_us = session.until_us
         self.pending: Pending | None = None
@@ -146,6 +148,7 @@ class Operation:
 
     def _attempt(self) -> bytes | None:
         """Run the handler; the reply when it may be given, None while something is awaited."""
+        self.session.resume(self._context)
         dispatcher, coordinator = self.dispatcher, self.dispatcher.coordinator
         noted = ReadSet(dispatcher.keyspace) if coordinator.quorums.reads[self.level] > 1 else None
         mistake: bytes | None = None

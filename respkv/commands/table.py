@@ -25,7 +25,7 @@ class TableError(Exception):
 class CommandTable:
     """Commands by name. ``lookup`` takes the word as it was sent, in any case. O(1)."""
 
-    __slots__ = ("_by_word", "settings", "specs")
+    __slots__ = ("_by_word", "settings", "specs", "writers")
 
     def __init__(
         self, groups: tuple[tuple[CommandSpec, ...], ...], renamed: Mapping[str, str] | None = None
@@ -44,6 +44,8 @@ class CommandTable:
             self._by_word[word] = spec
             self._by_word[word.upper()] = spec
         self._rename(renamed or {})
+        #: names of those that write
+        self.writers = frozenset(spec.name for spec in self.all_specs() if spec.flags & Flag.WRITE)
 
     def _bound(self, spec: CommandSpec) -> CommandSpec:
         """The row with the settings of this table in its handler's hands, its subcommands' alike."""

@@ -236,11 +236,11 @@ class KeyCounts:
         rest, sampled, found = delta.unsettled(), 0, Counter[int]()
         for internal in islice(reversed(table), min(SAMPLE_KEYS, max(0, rest))):
             if internal[0] == keys.SPACE_RECORD and internal not in delta.noted:
+                new = state_of(self.floors, internal, table[internal])
                 try:
                     old = state_of(self.floors, internal, self.engine.get_below(delta.memtable, internal))
                 except ReadMiss:
-                    continue
-                new = state_of(self.floors, internal, table[internal])
+                    old = new | LIVE  # A filter says that it is there.
                 found[keys.key_db(internal)] += (new & LIVE) - (old & LIVE)
                 found[keys.key_db(internal) | EXPIRING_SUMS] += (new & _WITH_EXPIRY) // 2 - (old & _WITH_EXPIRY) // 2
             sampled += 1

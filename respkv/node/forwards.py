@@ -62,6 +62,7 @@ class _Open(NamedTuple):
 
     pending: Pending
     target: int
+    asked_us: int
     until_us: int
     deadline_us: int
     writes: bool
@@ -71,6 +72,10 @@ class _Open(NamedTuple):
     #: the target has said once that it came too late
     again: bool = False
     dated: bool = False
+
+    def is_long(self) -> bool:
+        """It has more time than most."""
+        return self.until_us - self.asked_us > EXECUTE_US
 
 
 def time_for(message: Forward) -> int:
@@ -104,8 +109,8 @@ class Forwards:
     """Both ends. ``send(short, message)`` is False when there is no link."""
 
     __slots__ = (
-        "_clocks", "_dispatcher", "_first_op", "_linked", "_lost", "_next_op", "_open", "_reads", "_send", "_server",
-        "_session_id", "_sessions", "_tells_time", "_unsent", "executed", "expired", "joined", "sent",
+        "_clocks", "_crowded", "_dispatcher", "_first_op", "_linked", "_lost", "_next_op", "_open", "_reads", "_send",
+        "_server", "_session_id", "_sessions", "_tells_time", "_unsent", "executed", "expired", "joined", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -116,14 +121,17 @@ class Forwards:
         send: Callable[[int, Any], bool],
         linked: Callable[[int], bool],
         tells_time: Callable[[int], bool],
+        crowded: Callable[[], bool],
         first_op: int,
     ) -> None:
-        """``first_op``: above every number that this node has ever used. ``tells_time``: whether a peer minds UNTIL."""
+        """``first_op``: above every number that this node has ever used. ``tells_time``: whether a peer minds UNTIL;
+        ``crowded``: this node can take no writes of others for now."""
         self._server = server
         self._dispatcher = dispatcher
         self._send = send
         self._linked = linked
         self._tells_time = tells_time
+        self._crowded = crowded
         #: peer -> (lower bound of its clock less this node's, when that was so)
         self._clocks: dict[int, tuple[int, int]] = {}
         self._first_op = self._next_op = first_op
@@ -171,7 +179,7 @@ class Forwards:
         self.sent += 1
         pending = Pending()
         answer = pending if same is None else self._lead(same, pending)
-        self._open[op] = self._dated(_Open(answer, target, 0, 0, writes, reads, message))
+        self._open[op] = self._dated(_Open(answer, target, 0, 0, 0, writes, reads, message))
         return pending
 
     def _dated(self, held: _Open) -> _Open:
@@ -179,7 +187,8 @@ class Forwards:
         now_us, execute_us = self._server.now_us, time_for(held.message)
         deadline_us = now_us + execute_us + FORWARD_TIMEOUT_US - EXECUTE_US
         dated = held.writes and self._tells_time(held.target)
-        return held._replace(until_us=now_us + execute_us, deadline_us=deadline_us, dated=dated)
+        until_us = now_us + execute_us
+        return held._replace(asked_us=now_us, until_us=until_us, deadline_us=deadline_us, dated=dated)
 
     def _join(self, same: Same) -> Pending | None:
         """Wait for the answer of a read that is under way already. EVENTUAL promises nothing about reading one's own
@@ -260,7 +269,7 @@ class Forwards:
             held.pending.complete(reason or errors.TRY_AGAIN)
 
     def _ask(self, held: _Open) -> None:
-        """Ask the target, with the whole time. O(1): deadlines ascend."""
+        """Ask the target, with the whole time."""
         op = self.next_op()
         message = held.message._replace(op=op)
         self._open[op] = self._dated(held._replace(message=message))
@@ -310,6 +319,9 @@ class Forwards:
                 self._send(peer, Forwarded(op, EXPIRED, b""))
                 return
             until_us = (now_ms + left_ms) * 1000
+        if self._crowded() and self._writes(message):
+            self._send(peer, Forwarded(op, DONE, errors.TRY_AGAIN))
+            return
         session = self._session(peer, message)
         # A transaction may still be under way that its client has given up.
         if session.multi is not None or not 0 <= message.db < self._server.keyspace.databases:
@@ -323,6 +335,10 @@ class Forwards:
             self._send(peer, Forwarded(op, NOT_DONE if reply == errors.CORRUPT else DONE, reply))
 
         self._execute(session, message, answer)
+
+    def _writes(self, message: Forward) -> bool:
+        specs = (self._dispatcher.table.resolve(list(argv)) for argv in message.commands)
+        return any(spec is not None and spec.flags & Flag.WRITE for spec in specs)
 
     def _execute(self, session: Session, message: Forward, done: Callable[[bytes], None]) -> None:
         """Carry a request out; ``done`` gets the finished reply."""
@@ -397,22 +413,25 @@ class Forwards:
         self._give_up_lost()
 
     def late(self, now_us: int) -> list[int]:
-        """The target of the oldest open request, when that takes longer than LATE_US. O(1)."""
-        held = next(iter(self._open.values()), None)
-        return [held.target] if held is not None and held.deadline_us - now_us <= FORWARD_TIMEOUT_US - LATE_US else []
+        """The target of the oldest open request, when that takes longer than LATE_US. O(1), and long requests."""
+        held = next((held for held in self._open.values() if not held.is_long()), None)
+        return [held.target] if held is not None and now_us - held.asked_us >= LATE_US else []
 
     def busy(self) -> bool:
         """True while ``on_timer`` is needed."""
         return bool(self._open)
 
     def on_timer(self, now_us: int) -> None:
-        """Give up what takes too long. O(expired + lost): deadlines ascend."""
+        """Give up what takes too long. O(expired + lost + long): deadlines ascend, but for those of long requests."""
         if self._lost:
             self._give_up_lost()
-        while self._open:
-            op, held = next(iter(self._open.items()))
-            if held.deadline_us > now_us:
-                return
+        expired = []
+        for op, held in self._open.items():
+            if held.deadline_us <= now_us:
+                expired.append(op)
+            elif not held.is_long():
+                break
+        for op in expired:
             self._give_up(op)
 
     def _give_up_lost(self) -> None:

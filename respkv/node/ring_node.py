@@ -83,7 +83,7 @@ if TYPE_CHECKING:
 #: Messages that wait for a block. More are answered BUSY.
 _WAITING_MAX: Final = 4096
 #: So many memtables wait for their flush before others' writes are refused, to come as hints when there is room again.
-#: This node's own clients are held at two.
+#: This node's own clients are held at two; what it brings up to date by itself (read repair) is taken.
 RETIRED_MAX: Final = 3
 
 
@@ -196,6 +196,7 @@ class RingNode(RingView):
             send=self.send,
             linked=self.mesh.linked,
             tells_time=lambda short: self.mesh.can(short, TELLS_TIME),
+            crowded=self._is_crowded,
             first_op=self._seq,
         )
 
@@ -342,7 +343,7 @@ class RingNode(RingView):
         refused: tuple[tuple[int, int], ...] = ()
         if self.node.dispatcher.refusal is not None:
             refused = ((ALL_ENTRIES, IO_ERROR),)
-        elif len(self.node.engine.immutables) >= RETIRED_MAX:
+        elif self._is_crowded():
             refused = ((ALL_ENTRIES, BUSY),)
         else:
             try:
@@ -481,6 +482,10 @@ class RingNode(RingView):
             clock=self.node.keyspace.clock.last,
             oldest_hint=self.repair.oldest_hint(),
         )
+
+    def _is_crowded(self) -> bool:
+        """Flushing is so far behind that nothing more is taken."""
+        return len(self.node.engine.immutables) >= RETIRED_MAX
 
     def _is_busy(self) -> bool:
         """Clients wait: repair goes slowly."""

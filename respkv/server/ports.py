@@ -118,7 +118,9 @@ class LinkPort(Protocol):
 
 
 class NodePort(ErrandPort, Protocol):
-    """The node, seen from the event loop."""
+    """The node, seen from the event loop. ``table.writers``: names of the commands that write."""
+
+    table: Any
 
     def seal(self) -> None:
         """On a ring: the requests and messages of the cycle are done, its commit comes next."""

@@ -178,6 +178,7 @@ class Reactor:
         self.epoll.unregister(connection.fd)
         del self.connections[connection.fd]
         self.runnable.pop(connection, None)
+        self.brake.forget(connection)
         if connection.pending is not None:
             connection.pending.abandoned = True
             connection.pending.on_done = None
@@ -374,8 +375,11 @@ class Reactor:
         before = (len(connection.out), session.commands, parser.buffered)
         mark = node.write_mark()
         special = node.execute_turns((connection,))
-        if self.brake.wait_us and node.write_mark() != mark and not connection.closed:
-            self.brake.apply(connection, self.now_us)
+        if self.brake.wait_us and not connection.closed:
+            # What reads first, on a ring or a block, writes only later.
+            later = session.commands != before[1] and session.last_command in node.table.writers
+            if later or node.write_mark() != mark:
+                self.brake.apply(connection, self.now_us)
         progress = before != (len(connection.out), session.commands, parser.buffered)
         self._after_execute(connection, special[0][1] if special else None, progress=progress)
 

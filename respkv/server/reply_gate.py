@@ -78,6 +78,10 @@ class WriteBrake:
         connection.halts |= BRAKED
         self._braked[connection] = now_us + (BRAKE_LOOK_US if self.wait_us >= HOLD_US else self.wait_us)
 
+    def forget(self, connection: Connection) -> None:
+        """It is closed."""
+        self._braked.pop(connection, None)
+
     def next_us(self) -> int:
         """When to call ``release`` next; only while there is someone to release."""
         return min(self._braked.values())

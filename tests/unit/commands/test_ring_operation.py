@@ -69,8 +69,9 @@ class World:
         clock = SimpleNamespace(steady_us=lambda: self.steady_us)
         server = SimpleNamespace(now_us=0, rng=self.rig.rng, pubsub=SimpleNamespace(events=0), clock=clock)
         self.session: Any = SimpleNamespace(
-            db=0, proto=2, no_touch=False, cluster_face=False, server=server, until_us=0
-        )
+            db=0, proto=2, no_touch=False, cluster_face=False, server=server, until_us=0,
+            context=lambda: None, resume=lambda context: None,
+        )  # fmt: skip
         self.dispatcher: Any = SimpleNamespace(
             keyspace=self.rig.keyspace, applier=self.rig.applier, limit_bytes=1 << 29, coordinator=self.peers,
             fetch=lambda requests, done: self.fetches.append(done), error_of=lambda reason: reason.reply,

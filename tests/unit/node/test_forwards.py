@@ -40,13 +40,14 @@ class World:
         self.server: Any = FakeServer()
         coordinator = SimpleNamespace(me=1, substitute=self.substitute, slot_of=slot_of)
         dispatcher: Any = SimpleNamespace(table=build_table(), coordinator=coordinator, execute=self.execute)
-        self.old = False
+        self.old = self.crowded = False
         self.forwards = Forwards(
             self.server,
             dispatcher,
             send=self.send,
             linked=lambda short: short in self.live,
             tells_time=lambda short: not self.old,
+            crowded=lambda: self.crowded,
             first_op=100,
         )
         self.client = self.server.client()
@@ -376,6 +377,25 @@ def test_a_clock_that_is_being_set_right_gives_the_target_less_time() -> None:
     ((_, message),) = pair.asker.sent
     now_us = pair.asker.server.clock.steady_us()
     assert now_us < message.until_ms * 1000 <= now_us + EXECUTE_US - EXECUTE_US // SLEW
+
+
+def test_long_requests_do_not_keep_others_waiting() -> None:
+    world = World()
+    long = world.forward(b"SET", b"k", bytes(BYTES_PER_S))
+    short = world.forward()
+    assert world.forwards.late(world.server.now_us + 500_000) == [2]
+    world.forwards.on_timer(world.server.now_us + FORWARD_TIMEOUT_US)
+    assert short.reply == errors.OUTCOME_UNKNOWN and long.reply is None
+    world.forwards.on_timer(world.server.now_us + FORWARD_TIMEOUT_US + 1_000_000)
+    assert long.reply == errors.OUTCOME_UNKNOWN and not world.forwards.busy()
+
+
+def test_who_cannot_flush_takes_no_writes_of_others() -> None:
+    world = World()
+    world.crowded = True
+    requests = ((b"MULTI",), (b"INCR", b"k"), (b"EXEC",))
+    world.forwards.on_forward(3, Forward(5, 9, 0, 2, QUORUM, 0, 0, b"default", requests))
+    assert world.sent == [(3, Forwarded(5, DONE, errors.TRY_AGAIN))] and not world.executed
 
 
 def test_each_session_of_other_nodes_has_a_number_of_its_own() -> None:

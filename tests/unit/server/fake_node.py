@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import hiredis
@@ -64,7 +65,7 @@ class FakePlan:
 
 
 class FakeNode:
-    """PING, GET, SET, WAIT (pending), QUIT, PUSH id text, KILL id, ECHO n (n bytes)."""
+    """PING, GET, SET, WAIT (pending), LATER (pending, a write), QUIT, PUSH id text, KILL id, ECHO n (n bytes)."""
 
     def __init__(self) -> None:
         self.store: dict[bytes, bytes] = {}
@@ -75,6 +76,7 @@ class FakeNode:
         self.writes = self.lsn = self.durable_lsn = 0
         self.always = False
         self.wait_us = 0
+        self.table = SimpleNamespace(writers=frozenset({"later"}))
         self.refuse: bytes | None = None
         self.timer_us = NEVER_US
         self.timers_run = 0
@@ -139,6 +141,7 @@ class FakeNode:
 
     def _run(self, session: Session, argv: list[bytes]) -> bytes | Pending:
         name = argv[0].upper()
+        session.last_command = name.decode().lower()
         if name == b"SET":
             self.store[argv[1]] = argv[2]
             self.writes += 1
@@ -147,6 +150,9 @@ class FakeNode:
             value = self.store.get(argv[1])
             return b"$-1\r\n" if value is None else b"$%d\r\n%b\r\n" % (len(value), value)
         if name == b"WAIT":
+            self.waiting.append(Pending())
+            return self.waiting[-1]
+        if name == b"LATER":
             self.waiting.append(Pending())
             return self.waiting[-1]
         if name == b"BLOCK":

@@ -171,6 +171,32 @@ def test_writers_are_braked_under_pressure_and_readers_are_not(world: World) -> 
     assert read_all(writer) == b"+OK\r\n"
 
 
+def test_who_writes_later_is_braked_as_well(world: World) -> None:
+    """On a ring most commands read at other nodes first."""
+    world.node.wait_us = 5_000
+    writer, _ = world.client()
+    world.turn()
+    writer.sendall(request_bytes(b"LATER") + request_bytes(b"SET", b"b", b"2"))
+    world.turn()
+    world.node.waiting[0].complete(b":1\r\n")
+    world.turn()
+    assert read_all(writer) == b"" and b"b" not in world.node.store
+    world.clock.us += 5_000
+    world.turns(2)
+    assert read_all(writer) == b":1\r\n" and b"b" in world.node.store
+    # And the end of the wait before the reply has come lets nobody overtake it.
+    writer.sendall(request_bytes(b"LATER") + request_bytes(b"GET", b"b"))
+    world.clock.us += 20_000
+    world.turns(2)
+    world.clock.us += 20_000
+    world.turns(2)
+    assert read_all(writer).endswith(b"+OK\r\n")
+    world.node.waiting[1].complete(b":2\r\n")
+    world.clock.us += 20_000
+    world.turns(3)
+    assert read_all(writer) == b":2\r\n$1\r\n2\r\n"
+
+
 def test_a_long_wait_ends_with_its_reason(world: World) -> None:
     world.node.wait_us = 160_000
     writer, _ = world.client()
