@@ -331,18 +331,24 @@ class Replica:
     # -- reads -------------------------------------------------------------------------------------
 
     def read(self, message: Reads) -> ReadResult:  # HOT: replica_read
-        """What differs from the asker's stamps. May raise ReadMiss; damage is said per key."""
+        """What differs from the asker's stamps. May raise ReadMiss; damage is said per key.
+
+        Plain strings are cached, as for this node's own readers: who reads a key again asks the same node about it.
+        """
         keyspace = self._keyspace
         cache = keyspace.cache
         differing: list[tuple[int, int, bytes]] = []
         last_place = b""
         young = None
         for index, (internal, stamp) in enumerate(zip(message.keys, message.stamps)):
-            if internal[0] == keys.SPACE_RECORD:
+            is_key = internal[0] == keys.SPACE_RECORD
+            if is_key:
                 if internal[3:5] != last_place:
                     last_place = internal[3:5]
                     young = cache.young.get(keys.key_db(internal))
                 row = young.get(internal[5:]) if young is not None else None
+                if row is None:
+                    row = cache.get(keys.key_db(internal), internal[5:])
                 if row.__class__ is bytes:
                     if row[1:BODY_AT] != stamp:
                         differing.append((index, OK, row))
@@ -357,6 +363,9 @@ class Replica:
                     differing.append((index, ABSENT, b""))
             elif siblings.token(held) != stamp:
                 differing.append((index, OK, held))
+            if is_key and row is None and held is not None and held[0] == STRING:
+                cache.add(keys.key_db(internal), internal[5:], held)
+                last_place = b""  # The cache may have turned over.
         return ReadResult(message.seq, OK, tuple(differing))
 
     def held(self, internal: bytes) -> bytes | None:

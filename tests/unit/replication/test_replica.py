@@ -10,7 +10,7 @@ from respkv.causality.record import encode, tombstone
 from respkv.keyspace import keys
 from respkv.resp.reply import bulk
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import FOREGROUND, HINT, REPAIR
+from respkv.wire.messages import ABSENT, FOREGROUND, HINT, OK, REPAIR, Reads
 from tests.unit.replication.quorum_rig import Group
 
 A_HASH = encode_entry(keys.record_key(0, b"h"), encode(HASH, pack_stamp(5, 2), ZERO_STAMP))
@@ -48,3 +48,23 @@ def test_what_is_older_than_what_is_held_is_beaten(kind: int) -> None:
     assert side.replica.apply(kind, grave, 2) == side.replica.apply(kind, entries(hlc, "a"), 2) == ()
     record = side.rig.engine.get(keys.record_key(0, b"a"))
     assert record is not None and not record[0] & 15 and side.replica.beaten == 1
+
+
+def test_what_others_read_is_cached_as_what_is_read_here() -> None:
+    """And only that: what follows in the same message, or is written later, is seen all the same."""
+    side = Group().sides[1]
+    hlc = side.rig.keyspace.clock.last + 1000
+    grave = encode_entry(keys.record_key(0, b"gone"), tombstone(pack_stamp(hlc + 5, 2)))
+    assert side.replica.apply(FOREGROUND, entries(hlc, "a", "b") + grave + A_HASH, 2) == ()
+    names = [b"a", b"gone", b"h", b"b", b"absent", b"a"]
+    internals = [keys.record_key(0, name) for name in names]
+    stamps = [pack_stamp(hlc, 2), ZERO_STAMP, ZERO_STAMP, ZERO_STAMP, pack_stamp(9, 1), pack_stamp(hlc, 2)]
+    cache = side.rig.keyspace.cache
+    for _ in range(2):
+        differing = side.replica.read(Reads(1, internals, stamps)).differing
+        assert [row[:2] for row in differing] == [(1, OK), (2, OK), (3, OK), (4, ABSENT)]
+        assert [cache.peek(0, name) is not None for name in names] == [True, False, False, True, False, True]
+    assert side.replica.apply(FOREGROUND, entries(hlc + 50, "a"), 2) == ()
+    (first, *_, last) = side.replica.read(Reads(2, internals, stamps)).differing
+    assert first[2] == last[2] == side.rig.engine.get(internals[0]) and last[2][1:11] == pack_stamp(hlc + 50, 2)
+    cache.check_invariants()
