@@ -276,9 +276,10 @@ def test_a_check_of_a_healthy_directory(start_server: Start) -> None:
     )
     assert result.returncode == 0, result.stdout
     assert result.stdout.count("all good") == 2, "the directory and its snapshot"
-    table = next((Path(server.dir) / "tables").iterdir())
-    table.write_bytes(table.read_bytes()[:-1])
+    tables = list((Path(server.dir) / "tables").iterdir())  # Some may be of no use any more, and not looked at.
+    for table in tables:
+        table.write_bytes(table.read_bytes()[:-1])
     result = subprocess.run(
         [sys.executable, "-m", "respkv.cli.check", "--quiet", server.dir], capture_output=True, text=True, timeout=60
     )
-    assert result.returncode == 1 and table.name in result.stdout
+    assert result.returncode == 1 and any(table.name in result.stdout for table in tables)
