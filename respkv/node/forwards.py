@@ -74,8 +74,8 @@ class _Open(NamedTuple):
     dated: bool = False
 
     def is_long(self) -> bool:
-        """It has more time than most."""
-        return self.until_us - self.asked_us > EXECUTE_US
+        """It has much more time than most, whose deadlines ascend, or nearly."""
+        return self.until_us - self.asked_us > 2 * EXECUTE_US
 
 
 def time_for(message: Forward) -> int:

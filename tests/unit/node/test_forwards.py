@@ -382,9 +382,9 @@ def test_a_clock_that_is_being_set_right_gives_the_target_less_time() -> None:
 def test_long_requests_do_not_keep_others_waiting() -> None:
     world = World()
     long = world.forward(b"SET", b"k", bytes(BYTES_PER_S))
-    short = world.forward()
+    short = world.forward(b"SET", b"k", bytes(100_000))
     assert world.forwards.late(world.server.now_us + 500_000) == [2]
-    world.forwards.on_timer(world.server.now_us + FORWARD_TIMEOUT_US)
+    world.forwards.on_timer(world.server.now_us + FORWARD_TIMEOUT_US + 10_000)
     assert short.reply == errors.OUTCOME_UNKNOWN and long.reply is None
     world.forwards.on_timer(world.server.now_us + FORWARD_TIMEOUT_US + 1_000_000)
     assert long.reply == errors.OUTCOME_UNKNOWN and not world.forwards.busy()
