@@ -35,7 +35,7 @@ from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwar
 #: How long an answer is waited for, and until when the target may begin with it. The longer the latter, the longer
 #: clients wait when a target falls silent; the shorter, the sooner one that has much to do is asked in vain.
 FORWARD_TIMEOUT_US: Final = 3_000_000
-EXECUTE_US: Final = 500_000
+EXECUTE_US: Final = 1_000_000
 #: So many bytes of a request take a second more: it may have to come over a slow wire.
 BYTES_PER_S: Final = 32 * MIB
 #: Two clocks that nobody sets right differ in rate by less than 1 of so many; one that is being set right may be slower
