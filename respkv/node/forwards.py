@@ -35,7 +35,9 @@ from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwar
 #: How long an answer is waited for, and until when the target may begin with it. The longer the latter, the longer
 #: clients wait when a target falls silent; the shorter, the sooner one that has much to do is asked in vain.
 FORWARD_TIMEOUT_US: Final = 3_000_000
-EXECUTE_US: Final = 1_000_000
+EXECUTE_US: Final = 750_000
+#: How often a target that has much to do is asked anew.
+ASKED_AGAIN_MAX: Final = 4
 #: So many bytes of a request take a second more: it may have to come over a slow wire.
 BYTES_PER_S: Final = 32 * MIB
 #: Two clocks that nobody sets right differ in rate by less than 1 of so many; one that is being set right may be slower
@@ -69,8 +71,8 @@ class _Open(NamedTuple):
     reads: bool
     message: Forward
     tried: tuple[int, ...] = ()
-    #: the target has said once that it came too late
-    again: bool = False
+    #: how often the target has said that it came too late
+    again: int = 0
     dated: bool = False
 
     def is_long(self) -> bool:
@@ -250,17 +252,17 @@ class Forwards:
             held.pending.complete(message.reply)
         elif message.status != EXPIRED:
             self._ask_another(held, peer, message.reply)
-        elif held.again:
+        elif held.again >= ASKED_AGAIN_MAX:
             held.pending.complete(errors.TRY_AGAIN)
         else:
-            self._ask(held._replace(again=True))
+            self._ask(held._replace(again=held.again + 1))
 
     def _ask_another(self, held: _Open, peer: int, reason: bytes) -> None:
         """``peer`` has changed nothing and cannot carry it out: another replica is asked, this node perhaps."""
         coordinator, argv = self._dispatcher.coordinator, list(held.message.commands[0])
         spec, tried = self._dispatcher.table.resolve(argv), (*held.tried, peer)
         target = 0 if spec is None else coordinator.substitute(key_slots(spec, argv, coordinator), tried)
-        held = held._replace(target=target, tried=tried, again=False)
+        held = held._replace(target=target, tried=tried, again=0)
         if target and target == coordinator.me:
             self._run_here(held, target)
         elif target and self._linked(target):
