@@ -12,7 +12,7 @@ that its outcome is unknown before that: then it has been executed, or never wil
 bound of (peer's clock - own clock) for each peer: the peer's ``Time`` less the own clock when it was read, which a
 delay only lowers, less DRIFT of the time since. Clocks need no common start, and nothing but their rates is trusted, of
 clocks that nobody sets right (``Clock.steady_us``). What is refused as too late brings a new ``Time`` along and is
-asked once more, of the same node: it is the primary, another one beside it could lose an update.
+asked again, of the same node: it is the primary, another one beside it could lose an update.
 """
 
 from __future__ import annotations
