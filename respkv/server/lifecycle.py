@@ -257,15 +257,12 @@ class Server:
         await self._open_ports()
         async with trio.open_nursery() as nursery:
             self._join_ring(nursery)
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-                nursery.start_soon(self._watch_signals, signals)
-                if self._metrics_listeners:
-                    nursery.start_soon(
-                        trio.serve_listeners, self.metrics_server.serve_connection, self._metrics_listeners
-                    )
-                self._ready()
-                await self.reactor.run()
-                nursery.cancel_scope.cancel()
+            await nursery.start(self._watch_signals)
+            if self._metrics_listeners:
+                nursery.start_soon(trio.serve_listeners, self.metrics_server.serve_connection, self._metrics_listeners)
+            self._ready()
+            await self.reactor.run()
+            nursery.cancel_scope.cancel()
         if self.status == 0:
             self._end()
 
@@ -335,15 +332,17 @@ class Server:
         if self.config.string("supervised") in ("systemd", "auto"):
             process.notify_supervisor(os.environ, "STATUS=Ready to accept connections\nREADY=1\n")
 
-    async def _watch_signals(self, signals: Any) -> None:
-        async for number in signals:
-            name = signal.Signals(number).name
-            if number == signal.SIGINT and self._ending:
-                self.log("warning", "You insist... exiting now.")
-                self._remove_pidfile()
-                os._exit(1)
-            self.log("warning", f"Received {name} scheduling shutdown...")
-            self.reactor.post(self._ask_to_stop)
+    async def _watch_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                if number == signal.SIGINT and self._ending:
+                    self.log("warning", "You insist... exiting now.")
+                    self._remove_pidfile()
+                    os._exit(1)
+                self.log("warning", f"Received {name} scheduling shutdown...")
+                self.reactor.post(self._ask_to_stop)
 
     def _ask_to_stop(self) -> None:
         if self.node.shutdown_request is None:

@@ -42,6 +42,27 @@ def test_shutdown_closes_without_a_reply(start_server: Start) -> None:
     assert server.wait() == 0
 
 
+def test_a_shutdown_that_waits_at_the_door(start_server: Start) -> None:
+    """The first thing a server is asked, before it has begun to serve: it ends as at any other time."""
+    server = start_server()
+    for _ in range(6):
+        assert server.stop() == 0
+        server.launch()
+        give_up = time.monotonic() + 20
+        while time.monotonic() < give_up:
+            try:
+                sock = server.connect()
+                break
+            except ConnectionRefusedError:
+                time.sleep(0.001)
+        with sock:
+            sock.sendall(b"SHUTDOWN NOSAVE\r\n")
+            assert sock.recv(100) == b""
+        assert server.wait() == 0
+        assert "Traceback" not in server.report()
+        server.start()
+
+
 def test_shutdown_save_makes_a_snapshot(start_server: Start) -> None:
     server = start_server()
     server.client().set("k", "v")
