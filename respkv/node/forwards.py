@@ -13,15 +13,19 @@ bound of (peer's clock - own clock) for each peer: the peer's ``Time`` less the 
 delay only lowers, less DRIFT of the time since. Clocks need no common start, and nothing but their rates is trusted, of
 clocks that nobody sets right (``Clock.steady_us``). What is refused as too late brings a new ``Time`` along and is
 asked again, of the same node: it is the primary, another one beside it could lose an update.
+
+A target whose flushes are far behind holds writes, as it holds its own clients, until it can take them or they have
+become too late.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from respkv.base.errors import CommandError
-from respkv.base.limits import MIB
+from respkv.base.limits import KIB, MIB
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.routing import key_slots
 from respkv.commands.session import Pending, Server, Session
@@ -46,6 +50,9 @@ DRIFT: Final = 1000
 SLEW: Final = 8
 #: Requests of this node that others are executing. More are refused.
 FORWARDS_MAX: Final = 65_536
+#: Bytes of requests that are held, and what each takes beside its words. More are refused.
+HELD_BYTES: Final = 64 * MIB
+_HELD_OVERHEAD: Final = KIB
 #: Sessions of other nodes' connections, and how long an idle one is kept.
 SESSIONS_MAX: Final = 20_000
 
@@ -80,10 +87,13 @@ class _Open(NamedTuple):
         return self.until_us - self.asked_us > 2 * EXECUTE_US
 
 
+def _size(message: Forward) -> int:
+    return sum(sum(map(len, argv)) for argv in message.commands)
+
+
 def time_for(message: Forward) -> int:
     """How long after it was asked a target may begin with a request, us: both ends work it out alike."""
-    size = sum(sum(map(len, argv)) for argv in message.commands)
-    return EXECUTE_US + size * 1_000_000 // BYTES_PER_S
+    return EXECUTE_US + _size(message) * 1_000_000 // BYTES_PER_S
 
 
 class Deaf:
@@ -111,8 +121,9 @@ class Forwards:
     """Both ends. ``send(short, message)`` is False when there is no link."""
 
     __slots__ = (
-        "_clocks", "_crowded", "_dispatcher", "_first_op", "_linked", "_lost", "_next_op", "_open", "_reads", "_send",
-        "_server", "_session_id", "_sessions", "_tells_time", "_unsent", "executed", "expired", "joined", "sent",
+        "_clocks", "_crowded", "_dispatcher", "_first_op", "_held", "_held_bytes", "_linked", "_lost", "_next_op",
+        "_open", "_reads", "_send", "_server", "_session_id", "_sessions", "_tells_time", "_unsent", "executed",
+        "expired", "held", "joined", "sent",
     )  # fmt: skip
 
     def __init__(
@@ -141,12 +152,15 @@ class Forwards:
         self._unsent: list[tuple[int, Forward]] = []
         #: writes whose target is lost, while it might still begin with them
         self._lost: dict[int, None] = {}
+        #: (peer, request): writes of others that wait until this node is not crowded
+        self._held: deque[tuple[int, Forward]] = deque()
+        self._held_bytes = 0
         self._sessions: dict[tuple[int, int], Session] = {}
         #: that of the last of them; those of clients are positive
         self._session_id = 0
         #: reads under way at EVENTUAL -> who waits for their answers
         self._reads: dict[Same, list[Pending]] = {}
-        self.sent = self.executed = self.expired = self.joined = 0
+        self.sent = self.executed = self.expired = self.held = self.joined = 0
 
     # -- asking ------------------------------------------------------------------------------------
 
@@ -311,18 +325,41 @@ class Forwards:
 
     def on_forward(self, peer: int, message: Forward) -> None:
         """Execute a request for a client of another node."""
-        op, until_us = message.op, 0
-        if message.flags & UNTIL:
-            now_ms = self._server.clock.steady_us() // 1000
-            left_ms = (message.until_ms - now_ms) & _U32
-            if not message.until_ms or not 0 < left_ms <= time_for(message) // 1000:
-                self.expired += 1
-                self.tell_time(peer)
-                self._send(peer, Forwarded(op, EXPIRED, b""))
-                return
-            until_us = (now_ms + left_ms) * 1000
-        if self._crowded() and self._writes(message):
-            self._send(peer, Forwarded(op, DONE, errors.TRY_AGAIN))
+        if (self._held or self._crowded()) and self._writes(message):
+            self._hold(peer, message)
+        else:
+            self._begin(peer, message)
+
+    def _hold(self, peer: int, message: Forward) -> None:
+        """This node is crowded: the request waits, if it names a time until when."""
+        size = _size(message) + _HELD_OVERHEAD
+        if not message.flags & UNTIL or self._held_bytes + size > HELD_BYTES:
+            self._send(peer, Forwarded(message.op, DONE, errors.TRY_AGAIN))
+            return
+        self.held += 1
+        self._held_bytes += size
+        self._held.append((peer, message))
+
+    def _release(self) -> None:
+        """Begin with what is held, unless this node is crowded still; refuse what has become too late."""
+        while self._held and (not self._crowded() or self._left_ms(self._held[0][1]) <= 0):
+            peer, message = self._held.popleft()
+            self._held_bytes -= _size(message) + _HELD_OVERHEAD
+            self._begin(peer, message)
+
+    def _left_ms(self, message: Forward) -> int:
+        """How long it may be begun with yet; not above 0: it comes too late. Any time, where it names none."""
+        if not message.flags & UNTIL:
+            return 1
+        left_ms = (message.until_ms - self._server.clock.steady_us() // 1000) & _U32
+        return left_ms if message.until_ms and left_ms <= time_for(message) // 1000 else 0
+
+    def _begin(self, peer: int, message: Forward) -> None:
+        op, left_ms = message.op, self._left_ms(message)
+        if left_ms <= 0:
+            self.expired += 1
+            self.tell_time(peer)
+            self._send(peer, Forwarded(op, EXPIRED, b""))
             return
         session = self._session(peer, message)
         # A transaction may still be under way that its client has given up.
@@ -330,7 +367,7 @@ class Forwards:
             self._send(peer, Forwarded(op, NOT_DONE, b""))
             return
         self.executed += 1
-        session.until_us = until_us
+        session.until_us = (self._server.clock.steady_us() // 1000 + left_ms) * 1000 if message.flags & UNTIL else 0
 
         def answer(reply: bytes) -> None:
             # Damage is met before anything is changed: somebody else can do it.
@@ -394,6 +431,8 @@ class Forwards:
         """The link has ended, from here perhaps: what is in its sockets over there may still be read."""
         self.target_lost(peer)
         self._clocks.pop(peer, None)
+        kept = [each for each in self._held if each[0] != peer]
+        self._held, self._held_bytes = deque(kept), sum(_size(message) + _HELD_OVERHEAD for _, message in kept)
         for watcher in self._server.sessions.values():
             watcher.watch_broken |= watcher.watch_at == peer
         for place in [place for place in self._sessions if place[0] == peer]:
@@ -421,10 +460,13 @@ class Forwards:
 
     def busy(self) -> bool:
         """True while ``on_timer`` is needed."""
-        return bool(self._open)
+        return bool(self._open or self._held)
 
     def on_timer(self, now_us: int) -> None:
-        """Give up what takes too long. O(expired + lost + long): deadlines ascend, but for those of long requests."""
+        """Give up what takes too long. O(expired + lost + long + held): deadlines ascend, but for those of long
+        requests."""
+        if self._held:
+            self._release()
         if self._lost:
             self._give_up_lost()
         expired = []
@@ -456,6 +498,7 @@ class Forwards:
             "forwards_sent": self.sent,
             "forwards_executed": self.executed,
             "forwards_expired": self.expired,
+            "forwards_held": self.held,
             "forwards_joined": self.joined,
             "forward_sessions": len(self._sessions),
         }

@@ -16,6 +16,7 @@ from respkv.node.forwards import (
     DRIFT,
     EXECUTE_US,
     FORWARD_TIMEOUT_US,
+    HELD_BYTES,
     JOINED_MAX,
     SLEW,
     Forwards,
@@ -395,8 +396,61 @@ def test_who_cannot_flush_takes_no_writes_of_others() -> None:
     world = World()
     world.crowded = True
     requests = ((b"MULTI",), (b"INCR", b"k"), (b"EXEC",))
-    world.forwards.on_forward(3, Forward(5, 9, 0, 2, QUORUM, 0, 0, b"default", requests))
-    assert world.sent == [(3, Forwarded(5, DONE, errors.TRY_AGAIN))] and not world.executed
+    message = Forward(5, 9, 0, 2, QUORUM, 0, 0, b"default", requests)
+    world.forwards.on_forward(3, message)
+    assert world.sent == [(3, Forwarded(5, DONE, errors.TRY_AGAIN))] and not world.executed, "it names no time"
+
+
+def crowd(names: int = 3) -> tuple[World, list[Forward]]:
+    """A node that is crowded, and has been given writes by node 3, 10 ms apart."""
+    world = World()
+    world.crowded = True
+    messages = []
+    for op in range(names):
+        until_ms = world.server.clock.steady_us() // 1000 + EXECUTE_US // 1000
+        messages.append(Forward(op, op, 0, 2, QUORUM, UNTIL, until_ms, b"default", ((b"INCR", b"k"),)))
+        world.forwards.on_forward(3, messages[-1])
+        world.server.clock.now_us += 10_000
+    return world, messages
+
+
+def test_writes_of_others_wait_while_nothing_more_can_be_taken() -> None:
+    """As clients of this node do, and in their order. What has become too late by then is asked anew."""
+    world, _ = crowd()
+    world.forwards.on_timer(world.server.now_us)
+    assert not world.executed and not world.sent and world.forwards.busy()
+    world.server.clock.now_us += EXECUTE_US - 25_000
+    world.forwards.on_timer(world.server.now_us)
+    ((_, time), (_, refused)), world.sent = world.sent, []
+    assert isinstance(time, Time) and refused == Forwarded(0, EXPIRED, b"") and not world.executed
+    world.crowded = False
+    world.replies = [b":1\r\n", b":2\r\n"]
+    world.forwards.on_timer(world.server.now_us)
+    assert world.sent == [(3, Forwarded(1, DONE, b":1\r\n")), (3, Forwarded(2, DONE, b":2\r\n"))]
+    assert not world.forwards.busy() and world.forwards.stats()["forwards_held"] > 0
+
+
+def test_what_comes_behind_a_write_that_waits_is_not_done_before_it() -> None:
+    world, (first, *_) = crowd(1)
+    world.crowded = False
+    world.forwards.on_forward(3, first._replace(op=9))
+    assert not world.executed
+    world.replies = [b":1\r\n", b":2\r\n"]
+    world.forwards.on_timer(world.server.now_us)
+    assert [message for _, message in world.sent] == [Forwarded(0, DONE, b":1\r\n"), Forwarded(9, DONE, b":2\r\n")]
+
+
+def test_writes_that_wait_are_bounded_and_go_with_their_link() -> None:
+    world, (first, *_) = crowd(1)
+    large = first._replace(op=9, commands=((b"SET", b"k", bytes(HELD_BYTES - 3000)),), until_ms=first.until_ms + 1500)
+    for _ in range(2):
+        world.forwards.on_forward(3, large)
+    assert world.sent == [(3, Forwarded(9, DONE, errors.TRY_AGAIN))]
+    world.forwards.peer_lost(3)
+    world.forwards.on_forward(2, large)
+    assert len(world.sent) == 1 and world.forwards.busy(), "there is room again"
+    world.forwards.peer_lost(2)
+    assert not world.forwards.busy()
 
 
 def test_each_session_of_other_nodes_has_a_number_of_its_own() -> None:
