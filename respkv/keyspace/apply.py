@@ -319,6 +319,8 @@ class Applier:
         internal = row.prefix + field
         record = encode(STRING, keyspace.stamp(), value, expire_at_ms)
         keyspace.engine.put(internal, record)
+        if keyspace.element_marks is not None:
+            keyspace.mark_element(internal, keyspace.clock.last)
         if expire_at_ms:
             self.index_expiry(expire_at_ms, internal)
         plan.absent.pop(internal, None)
@@ -348,6 +350,8 @@ class Applier:
         record = pack_string_head(1, clock.last, clock.node) + value
         engine.memtable.table[internal] = record
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
+        if keyspace.element_marks is not None:
+            keyspace.mark_element(internal, clock.last)
         row.fields[field] = value
         if isinstance(old, bytes):
             if len(old) != len(value):

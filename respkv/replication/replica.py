@@ -10,7 +10,8 @@ of it is pure over the keyspace: what it writes is in the log with this cycle, s
   again when the block is there.
 * A payload is looked through before anything of it is applied: garbage is a ``ProtocolError`` and changes nothing.
 * What lies at or below a flush floor is dropped; what is older than the purge watermark and unknown here is refused.
-* An element that is newer than its owner's grave revives the owner, with the grave's stamp as its floor.
+* An element that is newer than its owner's grave revives the owner, with the grave's stamp as its floor, whichever of
+  the two comes first: a deletion of a collection looks for newer elements, if any can be there.
 * An element count is right only where it follows the count before it; else it is noted as unknown and the next reader
   counts anew.
 """
@@ -69,7 +70,10 @@ class Watermarks(Protocol):
 class Replica:
     """The copies of one node. ``applied`` and ``beaten`` count records that won and lost."""
 
-    __slots__ = ("_applier", "_born", "_keyspace", "applied", "beaten", "refused", "repaired", "revived", "watermarks")
+    __slots__ = (
+        "_applier", "_born", "_keyspace", "applied", "beaten", "looked_for_elements",
+        "refused", "repaired", "revived", "watermarks",
+    )  # fmt: skip
 
     def __init__(self, applier: Applier) -> None:
         self._applier = applier
@@ -77,7 +81,10 @@ class Replica:
         #: whatever has been stamped here before lies at or below this
         self._born = self._keyspace.clock.last
         self.watermarks: Watermarks | None = None
+        self._keyspace.mark_elements()
         self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
+        #: deletions that could not be known to be newer than all elements of their key
+        self.looked_for_elements = 0
 
     @property
     def now_ms(self) -> int:
@@ -138,19 +145,28 @@ class Replica:
     def _apply_carefully(
         self, kind: int, internals: list[bytes], records: list[bytes], source: int | None
     ) -> tuple[tuple[int, int], ...]:
-        """Everything that is not a new plain string: what is held is read first."""
+        """Everything that is not a new plain string: what is held is read first.
+
+        Keys before their elements: an element that meets a grave of the same message revives its owner.
+        """
         olds = [self._old(internal, record) for internal, record in zip(internals, records)]
         owners = {internal: self._owner(internal) for internal in internals if internal[0] == keys.SPACE_ELEMENT}
         for internal in internals:
             if internal[0] == keys.SPACE_COUNT:
                 self._keyspace.engine.get(internal)  # its chain is looked at while applying
                 self._keyspace.engine.get(b"\x01" + internal[1:])
+        survivors = {
+            internal: survivor
+            for internal, record in zip(internals, records)
+            if not record[0] & (TYPE_MASK | DVV) and (survivor := self._survivor(internal, record))
+        }
         refused: list[tuple[int, int]] = []
         table = self._keyspace.engine.memtable.table
-        for index, (internal, record) in enumerate(zip(internals, records)):
+        for index in sorted(range(len(internals)), key=lambda at: internals[at][0] != keys.SPACE_RECORD):
+            internal, record = internals[index], records[index]
             # An entry of this message may have replaced what was read before.
             old = table.get(internal) or olds[index]
-            status = self._apply_one(kind, internal, record, old, owners, source)
+            status = self._apply_one(kind, internal, record, old, owners, survivors, source)
             if status != OK:
                 refused.append((index, status))
         return tuple(refused)
@@ -162,6 +178,7 @@ class Replica:
         record: bytes,
         old: bytes | None,
         owners: dict[bytes, bytes | None],
+        survivors: dict[bytes, bytes],
         source: int | None,
     ) -> int:
         keyspace = self._keyspace
@@ -194,6 +211,9 @@ class Replica:
             marks.old_record_applied(slot, stamp, source if kind == REPAIR else None)
         if internal[0] == keys.SPACE_ELEMENT:
             self._put_element(kind, internal, merged, owners[internal])
+        elif not merged[0] & TYPE_MASK and self._revives(merged, survivor := survivors.get(internal, merged)):
+            self._revive(internal, merged, survivor)
+            self._recount(internal)
         else:
             self.put_record(internal, merged)
         return OK
@@ -263,13 +283,9 @@ class Replica:
         if held is not None and held[1:BODY_AT] <= flushed:
             held = None
         if live and self._revives(held, record):
-            self.revived += 1
-            floor = flushed if held is None else held[1:BODY_AT]
-            if held is not None and held[0] & HAS_EXPIRY:
-                # Elements written before its time died with it, whatever the stamp of its record.
-                floor = max(floor, held[13:19] + _LAST_OF_A_MS)
-            self.put_record(owner, encode(HASH, record[1:BODY_AT], floor))
+            self._revive(owner, held, record)
         keyspace.engine.put(internal, record)
+        keyspace.mark_element(internal, int.from_bytes(record[1:9], "big"))
         if live and record[0] & HAS_EXPIRY:
             self._applier.index_expiry(int.from_bytes(record[11:19], "big"), internal)
         row = keyspace.cache.peek(db, key)
@@ -281,11 +297,39 @@ class Replica:
             else:
                 keyspace.drop_field(db, key, row, field)
         if kind != FOREGROUND:
-            # How many elements there are is no longer what the count says.
-            body = UNKNOWN_COUNT + ZERO_STAMP
-            keyspace.engine.put(keys.count_key(owner), encode(STRING, keyspace.stamp(), body))
+            self._recount(owner)
         if keyspace.watching:
             self._touch(db, key)
+
+    def _survivor(self, internal: bytes, grave: bytes) -> bytes:
+        """The record of a live element that a deletion of its key does not reach, b"" for none. May raise ReadMiss.
+
+        O(elements of the key) where one that was put under a higher stamp may be among them: else nothing is read.
+        """
+        keyspace, stamp = self._keyspace, grave[1:BODY_AT]
+        if internal[0] != keys.SPACE_RECORD or not keyspace.elements_above(internal, stamp):
+            return b""
+        self.looked_for_elements += 1
+        prefix = keys.element_prefix(internal)
+        for _, record in keyspace.engine.scan(prefix, keys.prefix_end(prefix)):
+            if record[0] & TYPE_MASK and self._revives(grave, record):
+                return record
+        return b""
+
+    def _revive(self, owner: bytes, held: bytes | None, element: bytes) -> None:
+        """A live element shows that its owner lives, whatever is held of that: a grave, or nothing."""
+        self.revived += 1
+        floor = self._keyspace.floors.get(keys.key_slot(owner), keys.key_db(owner)) if held is None else held[1:BODY_AT]
+        if held is not None and held[0] & HAS_EXPIRY:
+            # Elements written before its time died with it, whatever the stamp of its record.
+            floor = max(floor, held[13:19] + _LAST_OF_A_MS)
+        self.put_record(owner, encode(HASH, element[1:BODY_AT], floor))
+
+    def _recount(self, owner: bytes) -> None:
+        """How many elements there are is no longer what the count says."""
+        keyspace = self._keyspace
+        body = UNKNOWN_COUNT + ZERO_STAMP
+        keyspace.engine.put(keys.count_key(owner), encode(STRING, keyspace.stamp(), body))
 
     @staticmethod
     def _revives(held: bytes | None, element: bytes) -> bool:

@@ -78,13 +78,23 @@ class _FloorlessReplica(Replica):
         record: bytes,
         old: bytes | None,
         owners: dict[bytes, bytes | None],
+        survivors: dict[bytes, bytes],
         source: int | None,
     ) -> int:
         hidden = self._keyspace.floors.hides(keys.key_slot(internal), keys.key_db(internal), record[1:11])
         if hidden and internal[0] == keys.SPACE_RECORD:
             self.put_record(internal, record)
             return OK
-        return super()._apply_one(kind, internal, record, old, owners, source)
+        return super()._apply_one(kind, internal, record, old, owners, survivors, source)
+
+
+class _HastyGraves(Replica):
+    """A deletion hides what was written after it, wherever that came first."""
+
+    __slots__ = ()
+
+    def _survivor(self, internal: bytes, grave: bytes) -> bytes:
+        return b""
 
 
 class _FloorlessKeyspace(Keyspace):
@@ -342,6 +352,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "an element at or below the floor of its collection is shown", ("quorum read",), 10,
         _swap(lambda ring: ring.node.keyspace, _FloorlessKeyspace),
     ),
+    "late-deletion-hides-newer": Mutation(
+        "an older deletion that comes late hides newer elements", ("quorum read", "convergence"), 40,
+        _eager(_NET, lambda plan: _deleting(plan)),
+    ),
     "late-below-flush-floor": Mutation(
         "a record below the flush floor is taken when it comes late", ("log",), 5,
         _eager(_NET, lambda plan: _flushing(plan)),
@@ -434,6 +448,13 @@ def _writing(plan: Plan) -> None:
 def _expiring(plan: Plan) -> None:
     plan.mix.weights |= {"setpx": 30, "expire": 20}
     _swap(lambda ring: ring.node.keyspace, _TimelessKeyspace)(plan)
+
+
+def _deleting(plan: Plan) -> None:
+    # Hashes that one side of a partition deletes, and the other one goes on with.
+    plan.mix.weights = {"hset": 12, "delh": 3, "hgetall": 6, "hget": 6}
+    plan.mix.levels = {EVENTUAL: 2, QUORUM: 2}
+    _swap(lambda ring: ring.replica, _HastyGraves)(plan)
 
 
 def _flushing(plan: Plan) -> None:

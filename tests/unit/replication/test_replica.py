@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import pairwise, permutations
+
 import pytest
 
 from respkv.base.ids import HASH, STRING
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import encode, tombstone
 from respkv.keyspace import keys
+from respkv.keyspace.rows import HashRow
 from respkv.resp.reply import bulk
 from respkv.storage.write_batch import encode_entry
 from respkv.wire.messages import ABSENT, FOREGROUND, HINT, OK, REPAIR, Reads
-from tests.unit.replication.quorum_rig import Group
+from tests.unit.replication.quorum_rig import Group, Side
 
 A_HASH = encode_entry(keys.record_key(0, b"h"), encode(HASH, pack_stamp(5, 2), ZERO_STAMP))
 
@@ -68,3 +71,70 @@ def test_what_others_read_is_cached_as_what_is_read_here() -> None:
     (first, *_, last) = side.replica.read(Reads(2, internals, stamps)).differing
     assert first[2] == last[2] == side.rig.engine.get(internals[0]) and last[2][1:11] == pack_stamp(hlc + 50, 2)
     cache.check_invariants()
+
+
+F = keys.element_prefix(keys.record_key(0, b"h")) + b"f"
+G = keys.element_prefix(keys.record_key(0, b"h")) + b"g"
+
+
+def history(side: Side) -> list[bytes]:
+    """A hash that is deleted by one, while another, who has not heard of that, goes on with it: its entries."""
+    side.rig.advance_ms(30_000)  # What lies before the start may be anything.
+    hlc = side.rig.keyspace.clock.last + 1000
+    owner = keys.record_key(0, b"h")
+    return [
+        encode_entry(owner, encode(HASH, pack_stamp(hlc, 2), ZERO_STAMP)),
+        encode_entry(G, encode(STRING, pack_stamp(hlc + 1, 2), b"old")),
+        encode_entry(owner, tombstone(pack_stamp(hlc + 5, 3))),
+        encode_entry(F, encode(STRING, pack_stamp(hlc + 9, 2), b"new")),
+    ]
+
+
+@pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
+@pytest.mark.parametrize("cut", [(), (1,), (2,), (3,), (1, 2, 3)])
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_a_deletion_takes_along_what_is_older_in_any_order(
+    order: tuple[int, ...], cut: tuple[int, ...], kind: int
+) -> None:
+    """A newer element shows, an older one does not, and the record that owns them is the same everywhere."""
+    side = Group().sides[1]
+    found = history(side)
+    parts = [found[at] for at in order]
+    edges = [0, *cut, len(parts)]
+    for first, last in pairwise(edges):
+        assert side.replica.apply(kind, b"".join(parts[first:last]), 2) == ()
+        side.end_cycle()
+    row = side.rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 1
+    assert side.rig.keyspace.live_fields(0, b"h", row) == [(b"f", b"new")]
+    owner = side.rig.engine.get(keys.record_key(0, b"h"))
+    assert owner is not None and owner[1:11] == found[3][-13:-3] and owner[11:21] == found[2][-10:]
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_what_was_removed_again_keeps_no_deleted_hash(removed: bool) -> None:
+    """Elements in tables are looked at as those in memory are, and only what lives shows that its hash does."""
+    side = Group().sides[1]
+    owner, g, grave, f = history(side)
+    hlc = int.from_bytes(f[-13:-5], "big")
+    gone = encode_entry(F, tombstone(pack_stamp(hlc + 1, 2)))
+    for payload in (owner, g, f, gone) if removed else (owner, g, f):
+        assert side.replica.apply(FOREGROUND, payload, 2) == ()
+    side.end_cycle()
+    side.rig.flush()
+    side.rig.serve(lambda: side.replica.apply(REPAIR, grave, 2))
+    side.end_cycle()
+    row = side.rig.keyspace.row(0, b"h")
+    assert (row is None) is removed
+
+
+def test_a_deletion_of_what_nobody_wrote_meanwhile_reads_no_elements() -> None:
+    side = Group().sides[1]
+    owner, g, grave, _ = history(side)
+    for payload in (owner, g):
+        assert side.replica.apply(FOREGROUND, payload, 2) == ()
+    side.end_cycle()
+    side.rig.flush()
+    scans = side.replica.looked_for_elements
+    assert side.replica.apply(FOREGROUND, grave, 2) == ()
+    assert side.replica.looked_for_elements == scans and side.rig.keyspace.row(0, b"h") is None
