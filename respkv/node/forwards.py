@@ -34,14 +34,26 @@ from respkv.replication.levels import ALL, EVENTUAL
 from respkv.replication.write_op import LATE_US
 from respkv.resp import errors
 from respkv.resp.reply import encode
-from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwarded, SessionGone, Time
+from respkv.wire.messages import (
+    AGAIN_AT,
+    AGAIN_MAX,
+    DONE,
+    EXPIRED,
+    NOT_DONE,
+    UNTIL,
+    Forward,
+    Forwarded,
+    SessionGone,
+    Time,
+)
 
 #: How long an answer is waited for, and until when the target may begin with it. The longer the latter, the longer
 #: clients wait when a target falls silent; the shorter, the sooner one that has much to do is asked in vain.
 FORWARD_TIMEOUT_US: Final = 3_000_000
 EXECUTE_US: Final = 750_000
-#: How often a target that has much to do is asked anew.
-ASKED_AGAIN_MAX: Final = 4
+#: How often a target that has much to do is asked anew, each time with twice as long: it is not silent, only slow.
+ASKED_AGAIN_MAX: Final = 2
+assert ASKED_AGAIN_MAX <= AGAIN_MAX
 #: So many bytes of a request take a second more: it may have to come over a slow wire.
 BYTES_PER_S: Final = 32 * MIB
 #: Two clocks that nobody sets right differ in rate by less than 1 of so many; one that is being set right may be slower
@@ -50,9 +62,10 @@ DRIFT: Final = 1000
 SLEW: Final = 8
 #: Requests of this node that others are executing. More are refused.
 FORWARDS_MAX: Final = 65_536
-#: Bytes of requests that are held, and what each takes beside its words. More are refused.
+#: Bytes of requests that are held, and what each, and each of its words, takes beside its bytes. More are refused.
 HELD_BYTES: Final = 64 * MIB
 _HELD_OVERHEAD: Final = KIB
+_WORD_OVERHEAD: Final = 50
 #: Sessions of other nodes' connections, and how long an idle one is kept.
 SESSIONS_MAX: Final = 20_000
 
@@ -91,9 +104,14 @@ def _size(message: Forward) -> int:
     return sum(sum(map(len, argv)) for argv in message.commands)
 
 
-def time_for(message: Forward) -> int:
-    """How long after it was asked a target may begin with a request, us: both ends work it out alike."""
-    return EXECUTE_US + _size(message) * 1_000_000 // BYTES_PER_S
+def _charge(message: Forward) -> int:
+    """Bytes of memory that it takes while it is held."""
+    return _size(message) + _WORD_OVERHEAD * sum(map(len, message.commands)) + _HELD_OVERHEAD
+
+
+def time_for(message: Forward, again: int = 0) -> int:
+    """How long after it was asked, ``again`` for so many times, a target may begin with a request, us."""
+    return (EXECUTE_US << again) + _size(message) * 1_000_000 // BYTES_PER_S
 
 
 class Deaf:
@@ -200,7 +218,7 @@ class Forwards:
 
     def _dated(self, held: _Open) -> _Open:
         """With its whole time, from now on."""
-        now_us, execute_us = self._server.now_us, time_for(held.message)
+        now_us, execute_us = self._server.now_us, time_for(held.message, held.again)
         deadline_us = now_us + execute_us + FORWARD_TIMEOUT_US - EXECUTE_US
         dated = held.writes and self._tells_time(held.target)
         until_us = now_us + execute_us
@@ -242,7 +260,8 @@ class Forwards:
                     continue
                 if held.dated:
                     until_ms = self._until_ms(target, held.until_us)
-                    message = message._replace(flags=message.flags | UNTIL, until_ms=until_ms)
+                    flags = message.flags | UNTIL | held.again << AGAIN_AT
+                    message = message._replace(flags=flags, until_ms=until_ms)
                 if not self._send(target, message):
                     self._open.pop(message.op).pending.complete(errors.NO_REPLICAS)
 
@@ -266,7 +285,8 @@ class Forwards:
             held.pending.complete(message.reply)
         elif message.status != EXPIRED:
             self._ask_another(held, peer, message.reply)
-        elif held.again >= ASKED_AGAIN_MAX:
+        elif held.again >= ASKED_AGAIN_MAX or held.message.session not in self._server.sessions:
+            # Of a client that has gone the target has forgotten what it watches.
             held.pending.complete(errors.TRY_AGAIN)
         else:
             self._ask(held._replace(again=held.again + 1))
@@ -332,7 +352,7 @@ class Forwards:
 
     def _hold(self, peer: int, message: Forward) -> None:
         """This node is crowded: the request waits, if it names a time until when."""
-        size = _size(message) + _HELD_OVERHEAD
+        size = _charge(message)
         if not message.flags & UNTIL or self._held_bytes + size > HELD_BYTES:
             self._send(peer, Forwarded(message.op, DONE, errors.TRY_AGAIN))
             return
@@ -344,7 +364,7 @@ class Forwards:
         """Begin with what is held, unless this node is crowded still; refuse what has become too late."""
         while self._held and (not self._crowded() or self._left_ms(self._held[0][1]) <= 0):
             peer, message = self._held.popleft()
-            self._held_bytes -= _size(message) + _HELD_OVERHEAD
+            self._held_bytes -= _charge(message)
             self._begin(peer, message)
 
     def _left_ms(self, message: Forward) -> int:
@@ -352,7 +372,8 @@ class Forwards:
         if not message.flags & UNTIL:
             return 1
         left_ms = (message.until_ms - self._server.clock.steady_us() // 1000) & _U32
-        return left_ms if message.until_ms and left_ms <= time_for(message) // 1000 else 0
+        longest_us = time_for(message, message.flags >> AGAIN_AT & AGAIN_MAX)
+        return left_ms if message.until_ms and left_ms <= longest_us // 1000 else 0
 
     def _begin(self, peer: int, message: Forward) -> None:
         op, left_ms = message.op, self._left_ms(message)
@@ -417,8 +438,15 @@ class Forwards:
         return session
 
     def on_session_gone(self, peer: int, message: SessionGone) -> None:
-        """A connection over there has ended."""
+        """A connection over there has ended. What it waits for here is not begun with: what it watched is forgotten."""
+        self._drop_held(lambda place: place == (peer, message.session))
         self._forget((peer, message.session))
+
+    def _drop_held(self, ended: Callable[[tuple[int, int]], bool]) -> None:
+        """Forget what is held for connections, named by (peer, session)."""
+        if self._held:
+            self._held = deque(held for held in self._held if not ended((held[0], held[1].session)))
+            self._held_bytes = sum(_charge(message) for _, message in self._held)
 
     def _forget(self, place: tuple[int, int]) -> None:
         session = self._sessions.pop(place, None)
@@ -431,8 +459,7 @@ class Forwards:
         """The link has ended, from here perhaps: what is in its sockets over there may still be read."""
         self.target_lost(peer)
         self._clocks.pop(peer, None)
-        kept = [each for each in self._held if each[0] != peer]
-        self._held, self._held_bytes = deque(kept), sum(_size(message) + _HELD_OVERHEAD for _, message in kept)
+        self._drop_held(lambda place: place[0] == peer)
         for watcher in self._server.sessions.values():
             watcher.watch_broken |= watcher.watch_at == peer
         for place in [place for place in self._sessions if place[0] == peer]:

@@ -57,6 +57,9 @@ NO_TOUCH: Final = 4
 SLICE: Final = 8
 #: ``until_ms`` holds
 UNTIL: Final = 16
+#: Two bits of the flags of a ``Forward`` with UNTIL: how often it came too late before.
+AGAIN_AT: Final = 5
+AGAIN_MAX: Final = 3
 
 # --- Kinds of channels in Publish and Interest.
 CHANNEL: Final = 0

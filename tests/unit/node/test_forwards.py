@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from respkv.base.slots import slot_of
 from respkv.commands.session import Pending, Session
 from respkv.commands.table import build_table
 from respkv.node.forwards import (
+    ASKED_AGAIN_MAX,
     BYTES_PER_S,
     DRIFT,
     EXECUTE_US,
@@ -24,7 +26,7 @@ from respkv.node.forwards import (
 )
 from respkv.replication.levels import EVENTUAL, QUORUM
 from respkv.resp import errors
-from respkv.wire.messages import DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwarded, Time
+from respkv.wire.messages import AGAIN_AT, DONE, EXPIRED, NOT_DONE, UNTIL, Forward, Forwarded, SessionGone, Time
 from tests.unit.commands.fake_server import FakeServer
 
 ORDER = (2, 1, 3)
@@ -335,13 +337,44 @@ def test_a_clock_that_runs_slower_is_not_trusted_for_longer_than_it_may_be_wrong
 def test_a_target_that_finds_it_late_twice_is_not_passed_over() -> None:
     """It is the primary, to everybody else: another one beside it would work on the same old values."""
     world = World()
-    world.forwards.on_time(2, Time(0))
+    world.forwards.on_time(2, Time(world.server.clock.steady_us()))
     pending = world.forward()
-    world.answer(EXPIRED, b"")
-    assert pending.reply is None and len(world.sent) == 1
-    for _ in range(4):
+    given_ms = []
+    for _ in range(ASKED_AGAIN_MAX + 1):
+        ((_, message),) = world.sent
+        given_ms.append(message.until_ms - world.server.clock.steady_us() // 1000)
+        assert pending.reply is None
         world.answer(EXPIRED, b"")
     assert pending.reply == errors.TRY_AGAIN and not world.sent and not world.executed
+    # A target that answers is not silent but slow: each time it is given twice as long.
+    assert all(1.7 < later / earlier < 2.1 for earlier, later in pairwise(given_ms)), given_ms
+
+
+@pytest.mark.parametrize("again", [0, 1, 2])
+@pytest.mark.parametrize("beyond_us", [0, 2_000])
+def test_a_target_believes_no_longer_time_than_is_given(beyond_us: int, again: int) -> None:
+    world = World()
+    world.replies = [b":1\r\n"]
+    until_ms = (world.server.clock.steady_us() + (EXECUTE_US << again) + beyond_us) // 1000
+    flags = UNTIL | again << AGAIN_AT
+    world.forwards.on_forward(3, Forward(1, 1, 0, 2, QUORUM, flags, until_ms, b"default", ((b"INCR", b"k"),)))
+    assert len(world.executed) == (not beyond_us)
+
+
+def test_nothing_is_done_for_a_connection_that_has_ended() -> None:
+    """Its EXEC would be done without its WATCH: what it watched is forgotten with it."""
+    world, (first, second) = crowd(2)
+    world.forwards.on_session_gone(3, SessionGone(first.session))
+    world.crowded = False
+    world.replies = [b":1\r\n"]
+    world.forwards.on_timer(world.server.now_us)
+    assert world.sent == [(3, Forwarded(second.op, DONE, b":1\r\n"))]
+    # Nor is it asked again for one.
+    pending = world.forward()
+    world.sent.pop(0)
+    world.server.sessions.clear()
+    world.answer(EXPIRED, b"")
+    assert pending.reply == errors.TRY_AGAIN and not world.sent
 
 
 def test_a_machine_that_stood_still_is_asked_again_at_once() -> None:
