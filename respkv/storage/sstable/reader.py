@@ -53,6 +53,9 @@ _HEAD: Final = HEAD.unpack_from
 _PAIR: Final = PAIR.unpack_from
 _MASKS: Final = bloom.MASKS
 
+#: Blocks of a table of which it is remembered where they end.
+_LAST_KEYS_MAX: Final = 64
+
 Chunk = tuple[list[bytes], list[bytes]]
 
 
@@ -115,6 +118,7 @@ class TableReader:
         "_cached",
         "_file",
         "_index",
+        "_last_keys",
         "_offsets",
         "_seed",
         "_slots",
@@ -144,6 +148,8 @@ class TableReader:
         self._cache = cache
         self._cached = cache.open_file(self.file_id, len(self._index))
         self._slots = self._cached.blocks
+        #: last keys of blocks that scans have read in vain: where a range may begin, and did not
+        self._last_keys: dict[int, bytes] = {}
 
     def _open(self, file: ReadFile, meta: TableMeta | int) -> None:
         path, file_id = self.path, self.file_id
@@ -265,6 +271,10 @@ class TableReader:
         """
         first = max(0, bisect_right(self._index, start) - 1)
         stop = len(self._index) if end is None else bisect_left(self._index, end)
+        if first < stop and (known := self._last_keys.get(first)) is not None and known < start:
+            # A walk that comes again and again, as that over what expires, need not read the same block each time.
+            first += 1
+        at = first
         if wait:
             chunks: Iterator[Chunk] = map(_decode_blocks, self._reads(first, stop))
         else:
@@ -274,9 +284,17 @@ class TableReader:
             low = bisect_left(keys, start) if keys[0] < start else 0
             high = len(keys) if end is None or keys[-1] < end else bisect_left(keys, end)
             if low or high < len(keys):
+                if low == len(keys) and at == first:
+                    self._remember_last(first, keys[-1])
                 keys, records = keys[low:high], records[low:high]
+            at += 1
             if keys:
                 yield keys, records
+
+    def _remember_last(self, number: int, key: bytes) -> None:
+        if len(self._last_keys) >= _LAST_KEYS_MAX:
+            self._last_keys.clear()
+        self._last_keys[number] = key
 
     def block_end(self, key: bytes) -> bytes | None:
         """Where the block that may hold ``key`` ends: no key from there on is in it. None for the last one."""

@@ -251,6 +251,27 @@ def test_scan_ranges() -> None:
                 assert list(reader.scan(start, end, wait=wait)) == expected
 
 
+def test_a_walk_that_finds_nothing_reads_nothing_the_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that over what expires, ten times a second: the block in which it may begin can be of any size."""
+    fs = disk()
+    entries = [(b"\x01large", b"\x01" + bytes(10) + bytes(5000)), (b"\x06a", b"\x01" + bytes(10))]
+    reader = TableReader(fs, PATH, build(fs, entries), BlockCache(1 << 10))
+    loads: list[int] = []
+    load = TableReader._load
+
+    def counted(self: TableReader, number: int, **how: bool) -> bytes:
+        loads.append(number)
+        return load(self, number, **how)
+
+    monkeypatch.setattr(TableReader, "_load", counted)
+    for round_ in range(3):
+        assert list(reader.scan(b"\x03%d" % round_, b"\x04", wait=False)) == []
+    assert loads == [0]
+    for start, end in ((b"", None), (b"\x01large", None), (b"\x01m", b"\x06a"), (b"\x03", b"\x06b")):
+        expected = [entry for entry in entries if entry[0] >= start and (end is None or entry[0] < end)]
+        assert list(reader.scan(start, end, wait=False)) == list(reader.scan(start, end, wait=True)) == expected
+
+
 def test_meta_describes_the_table() -> None:
     fs = disk()
     stamp = [bytes([n]) * 10 for n in range(4)]
