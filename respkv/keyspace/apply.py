@@ -22,8 +22,11 @@ from respkv.causality.record import (
     DVV,
     HAS_EXPIRY,
     TYPE_MASK,
+    decode,
     encode,
     expired_form,
+    floor_of,
+    hollow,
     pack_string_head,
     tombstone,
     with_expiry,
@@ -276,6 +279,24 @@ class Applier:
         if keyspace.watching:
             self._touch(db, key)
 
+    def _empty(self, db: int, key: bytes, row: HashRow) -> None:
+        """The last element that is known here has gone, and the key with it.
+
+        On a ring there may be others that this node has not heard of: a hollow hides none of them.
+        """
+        keyspace = self.keyspace
+        if keyspace.survivors is None:
+            grave = tombstone(keyspace.stamp())
+        else:
+            # Who holds just these elements sees by the count that none is left.
+            row.count = 0
+            self._write_count(db, key, row)
+            grave = hollow(keyspace.stamp(), row.floor, row.expire_at_ms)
+        self._bury(row.internal, grave, EXPIRING if row.expire_at_ms else LIVE)
+        keyspace.cache.drop(db, key)
+        if keyspace.watching:
+            self._touch(db, key)
+
     def _bury(self, internal: bytes, record: bytes, old: int) -> None:
         """A tombstone over a key known to be live or expiring."""
         self.keyspace.counts.note(internal, old, DEAD)
@@ -319,8 +340,8 @@ class Applier:
         internal = row.prefix + field
         record = encode(STRING, keyspace.stamp(), value, expire_at_ms)
         keyspace.engine.put(internal, record)
-        if keyspace.element_marks is not None:
-            keyspace.mark_element(internal, keyspace.clock.last)
+        if keyspace.survivors is not None:
+            keyspace.survivors.note(internal, keyspace.clock.last)
         if expire_at_ms:
             self.index_expiry(expire_at_ms, internal)
         plan.absent.pop(internal, None)
@@ -350,8 +371,8 @@ class Applier:
         record = pack_string_head(1, clock.last, clock.node) + value
         engine.memtable.table[internal] = record
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
-        if keyspace.element_marks is not None:
-            keyspace.mark_element(internal, clock.last)
+        if keyspace.survivors is not None:
+            keyspace.survivors.note(internal, clock.last)
         row.fields[field] = value
         if isinstance(old, bytes):
             if len(old) != len(value):
@@ -382,7 +403,8 @@ class Applier:
         row.count -= 1
         if row.count <= 0:
             counted.pop((db, key), None)
-            self._delete(db, key, plan)
+            self._empty(db, key, row)
+            plan.rows[db, key] = None
         else:
             counted[db, key] = row
             if keyspace.watching:
@@ -406,28 +428,28 @@ class Applier:
         return row
 
     def _forget(self, db: int, key: bytes, row: HashRow) -> None:
-        """Have a collection read anew that has begun on a ring.
-
-        Where a deletion had met an element newer than itself, that element was hidden with its owner, and shows again
-        now: the new floor is the deletion.
-        """
+        """Have a collection read anew that has begun on a ring: its floor may lie below elements that were there."""
         self.keyspace.cache.drop(db, key)
-        body = UNKNOWN_COUNT + row.count_stamp
-        self.keyspace.engine.put(keys.count_key(row.internal), encode(STRING, self.keyspace.stamp(), body))
+        self.recount(row.internal, row.count_stamp)
+
+    def recount(self, owner: bytes, before: bytes = ZERO_STAMP) -> None:
+        """How many elements there are is not what the count says (which has the stamp ``before``)."""
+        keyspace = self.keyspace
+        keyspace.engine.put(keys.count_key(owner), encode(STRING, keyspace.stamp(), UNKNOWN_COUNT + before))
 
     def _new_floor(self, internal: bytes, plan: Plan) -> bytes:
         """The floor of a collection that begins. On a single node: now.
 
         On a ring two sides of a partition may begin the same collection, and neither may hide the other's elements: the
-        floor is that of the deletion it follows, or what has been flushed or purged. After a string or an expiry it is
-        now all the same: what expired may hold elements newer than its own stamp.
+        floor is that of the deletion or hollow it follows, or what has been flushed or purged. After a string or an
+        expiry it is now all the same: what expired may hold elements newer than its own stamp.
         """
         keyspace = self.keyspace
         old = keyspace.engine.memtable.table.get(internal) or plan.records.get(internal)
         if keyspace.watermark is None or (old is not None and old[0] & (TYPE_MASK | HAS_EXPIRY)):
             return keyspace.stamp()
         slot, db = keys.key_slot(internal), keys.key_db(internal)
-        deleted = ZERO_STAMP if old is None else old[1:BODY_AT]
+        deleted = ZERO_STAMP if old is None else floor_of(old)
         return max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot))
 
     def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
@@ -448,13 +470,19 @@ class Applier:
             return self._expire_element(internal)
         keyspace = self.keyspace
         record = keyspace.record(internal)
-        if record is None or not record[0] & HAS_EXPIRY:
+        if record is None:
             return False
-        if int.from_bytes(record[11:19], "big") > keyspace.now_ms:
+        survivors = keyspace.survivors if record[0] & TYPE_MASK in _COLLECTIONS else None
+        if not record[0] & HAS_EXPIRY or int.from_bytes(record[11:19], "big") > keyspace.now_ms:
             return False
         db, key = keys.key_db(internal), keys.user_key(internal)
         expired = siblings.expired_form(record, keyspace.now_ms) if record[0] & DVV else expired_form(record)
-        self._bury(internal, expired, EXPIRING)
+        survivor = survivors.find(internal, expired) if survivors is not None else b""
+        if survivors is not None and survivor:
+            self.put_record(internal, survivors.owner(internal, expired, survivor))
+            self.recount(internal)
+        else:
+            self._bury(internal, expired, EXPIRING)
         keyspace.cache.drop(db, key)
         keyspace.expired_keys += 1
         if keyspace.watching:
@@ -462,6 +490,16 @@ class Applier:
         if self.on_expired is not None:
             self.on_expired(db, key, None, True)
         return True
+
+    def empty_if_bare(self, internal: bytes) -> None:
+        """Empty a collection of a ring that has no elements. May raise ReadMiss."""
+        keyspace = self.keyspace
+        record = keyspace.record(internal)
+        if record is None or record[0] & TYPE_MASK not in _COLLECTIONS:
+            return
+        row = keyspace.uncounted_hash(internal, decode(record))
+        if next(keyspace.stored_elements(row), None) is None:
+            self._empty(keys.key_db(internal), keys.user_key(internal), row)
 
     def _expire_element(self, internal: bytes) -> bool:
         keyspace = self.keyspace
@@ -480,9 +518,7 @@ class Applier:
         keyspace.drop_field(db, key, row, field)
         row.count -= 1
         if row.count <= 0:
-            plan = Plan()
-            plan.rows[db, key] = row
-            self._delete(db, key, plan)
+            self._empty(db, key, row)
         else:
             self._write_count(db, key, row)
             if keyspace.watching:

@@ -9,14 +9,13 @@ Reads may raise ``ReadMiss`` (nothing has changed; run again once the block is t
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.ids import HASH, STRING
-from respkv.base.slots import SLOT_COUNT, slot_of
+from respkv.base.slots import slot_of
 from respkv.causality.dvv import EMPTY, Container, drop_flushed
-from respkv.causality.hlc import COUNTER_BITS, ZERO_STAMP, HybridClock
+from respkv.causality.hlc import ZERO_STAMP, HybridClock
 from respkv.causality.record import (
     BODY_AT,
     DVV,
@@ -37,6 +36,7 @@ from respkv.keyspace.scan import CursorTable
 from respkv.storage.row_cache import RowCache
 
 if TYPE_CHECKING:
+    from respkv.keyspace.survivors import Survivors
     from respkv.storage.engine import Engine
 
 _DATABASES: Final = keys.meta_key(b"databases")
@@ -65,7 +65,6 @@ class Keyspace:
         "counts",
         "cursors",
         "databases",
-        "element_marks",
         "engine",
         "expired_keys",
         "expired_through_ms",
@@ -76,6 +75,7 @@ class Keyspace:
         "now_ms",
         "sighted",
         "stored",
+        "survivors",
         "swapped",
         "touched",
         "watching",
@@ -105,8 +105,8 @@ class Keyspace:
         self.watching = False
         #: on a ring: the purge watermark of a slot, as a stamp; None on a single node, where it is always now
         self.watermark: Callable[[int], bytes] | None = None
-        #: on a ring: by slot, an HLC value that no element written here lies above; None on a single node
-        self.element_marks: array[int] | None = None
+        #: on a ring: finds elements that outlive their collection (keyspace/survivors.py); None on a single node
+        self.survivors: Survivors | None = None
         #: local facts logged: a cycle with any holds entries that no other node may see
         self.meta_puts = 0
         #: policies for concurrent writes (keyspace/conflicts.py); None: last write wins, everywhere
@@ -212,25 +212,6 @@ class Keyspace:
     def write_expired_through(self) -> None:
         """Log how far the expiry index has been worked off."""
         self.put_meta(_EXPIRED_THROUGH, self.expired_through_ms.to_bytes(8, "big"))
-
-    # -- newest elements, on a ring ----------------------------------------------------------------
-
-    def mark_elements(self) -> None:
-        """From now on ``elements_above`` answers; what was written before this start may have any stamp that can have
-        been taken then."""
-        clock = self.clock
-        self.element_marks = array("Q", [clock.last + (clock.max_skew_ms << COUNTER_BITS)]) * SLOT_COUNT
-
-    def mark_element(self, internal: bytes, hlc: int) -> None:
-        """An element was put under a stamp with this HLC value."""
-        marks, slot = self.element_marks, keys.key_slot(internal)
-        if marks is not None and marks[slot] < hlc:
-            marks[slot] = hlc
-
-    def elements_above(self, internal: bytes, stamp: bytes) -> bool:
-        """False when certainly no element of the key has a higher stamp."""
-        marks = self.element_marks
-        return marks is None or marks[keys.key_slot(internal)] >= int.from_bytes(stamp[:8], "big")
 
     # -- keys --------------------------------------------------------------------------------------
 
@@ -346,13 +327,17 @@ class Keyspace:
         body = b"$%d\r\n%b\r\n" % (len(value), value)
         return TimedString(encode(STRING, record[1:BODY_AT], body, expire_at_ms)), lasting
 
-    def _build_hash(self, internal: bytes, parts: Record) -> HashRow:
-        row = HashRow(
+    def uncounted_hash(self, internal: bytes, parts: Record) -> HashRow:
+        """The row of a hash that does not know yet how many fields it has."""
+        return HashRow(
             internal=internal,
             prefix=keys.element_prefix(internal),
             floor=max(parts.body[:10], self.floors.get(keys.key_slot(internal), keys.key_db(internal))),
             expire_at_ms=parts.expire_at_ms,
         )
+
+    def _build_hash(self, internal: bytes, parts: Record) -> HashRow:
+        row = self.uncounted_hash(internal, parts)
         counted = self.engine.get_listed(keys.count_key(internal))
         if counted is not None and counted[1:BODY_AT] > row.floor:
             row.count_stamp = counted[1:BODY_AT]

@@ -358,9 +358,12 @@ class Mend:
         if not self._is_newest():
             self._begin_anew()
             return
+        for internal, old in olds.items():
+            if old is not None:
+                found[internal] = _merged(old, found[internal])
+        survivors = {internal: self._replica.survivor(internal, record, found) for internal, record in found.items()}
         for internal, record in found.items():
-            old = olds[internal]
-            self._restore(internal, record if old is None else _merged(old, record))
+            self._restore(internal, record, survivors[internal])
         for internal, record in stale:
             self._bury(internal, record)
         self._put += len(found)
@@ -379,7 +382,7 @@ class Mend:
             if internal not in found and record[0] & TYPE_MASK and record[1:BODY_AT] < purged(keys.key_slot(internal))
         ]
 
-    def _restore(self, internal: bytes, record: bytes) -> None:
+    def _restore(self, internal: bytes, record: bytes, survivor: bytes) -> None:
         """Put one entry that others hold, although it may be in an older table here: the damaged one lies above it."""
         keyspace = self._keyspace
         slot, db = keys.key_slot(internal), keys.key_db(internal)
@@ -393,11 +396,12 @@ class Mend:
             return
         if record[0] & TYPE_MASK > STRING:
             record = with_floor(record, keyspace.floors.get(slot, db))
-        self._replica.put_record(internal, record)
+        self._replica.put_key(internal, record, survivor)
 
     def _put_element(self, internal: bytes, record: bytes) -> None:
         owner, _ = keys.element_owner(internal)
         self._engine.put(internal, record)
+        self._replica.note_element(internal, record)
         self._index(internal, record)
         self._keyspace.cache.drop(keys.key_db(owner), keys.user_key(owner))
         self._forget_count(keys.count_key(owner))

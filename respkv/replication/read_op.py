@@ -222,13 +222,21 @@ class ReadSide:
             older = {}  # It stands in for a replica: its own store is none of this key.
         entries = [entry for entry in older.values() if entry]
         if entries:
-            self._push(peer, batch, older, entries)
+            # Where a grave meets a collection the peer may know of newer elements, and answer it by reviving that.
+            revived = [
+                index
+                for index, status, record in message.differing
+                if status == OK and index in older and _may_revive(batch.keys[index], older[index], record)
+            ]
+            self._push(peer, batch, older, entries, revived)
         if bad:
             self._ask_rest(batch, bad)
         self._done(batch)
 
-    def _push(self, peer: int, batch: _Batch, older: dict[int, bytes], entries: list[bytes]) -> None:
-        """The peer is behind: it gets our records, and who reads them waits for its ack."""
+    def _push(
+        self, peer: int, batch: _Batch, older: dict[int, bytes], entries: list[bytes], again: list[int]
+    ) -> None:
+        """The peer is behind: it gets our records, and who reads them waits for its ack. Then it is asked ``again``."""
         self.repaired_there += len(entries)
         readers = list({id(place): place for place in self._readers(batch, older)}.values())
         fast = [index for index in older if batch.places[index].__class__ is tuple]
@@ -242,6 +250,8 @@ class ReadSide:
             if not acked:
                 # Another replica may have what this one does not take.
                 self._ask_rest(batch, list(older))
+            elif again:
+                self._ask_rest(batch, again, peer)
             if fast and round_ is not None:
                 self._decided(round_)
             for reader in readers:
@@ -292,8 +302,8 @@ class ReadSide:
             return encode(NULL, proto)
         return record[EXPIRING_BODY_AT:]
 
-    def _ask_rest(self, batch: _Batch, indexes: list[int]) -> None:
-        """The peer cannot say: ask another one about these keys."""
+    def _ask_rest(self, batch: _Batch, indexes: list[int], peer: int = 0) -> None:
+        """Ask about these keys once more: ``peer``, else, since who was asked cannot say, another one."""
         rest = _Batch(
             [batch.keys[index] for index in indexes],
             [batch.stamps[index] for index in indexes],
@@ -307,7 +317,8 @@ class ReadSide:
             rest.round.undecided += 1
         for reader in self._readers(rest, range(len(indexes))):
             reader.waiting += 1  # ``_done`` of the first batch takes one off.
-        self._ask_another(rest)
+        if not peer or not self._ask(rest, peer):
+            self._ask_another(rest)
 
     def on_range(self, peer: int, message: RangeResult, now_us: int) -> None:
         """An answer to ``RangeRead``. May raise ReadMiss, then nothing has changed."""
@@ -501,6 +512,14 @@ class ReadSide:
             "read_repairs_here": self.repaired_here,
             "read_repairs_there": self.repaired_there,
         }
+
+
+def _may_revive(internal: bytes, entry: bytes, theirs: bytes) -> bool:
+    """Whether an ``entry`` that is pushed is a grave, and what the peer holds a collection."""
+    if internal[0] != keys.SPACE_RECORD or theirs[0] & TYPE_MASK <= STRING:
+        return False
+    ((_, mine),) = iterate_payload(entry)
+    return not mine[0] & TYPE_MASK
 
 
 def _beats(left: bytes, right: bytes) -> bool:

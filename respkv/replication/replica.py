@@ -10,29 +10,42 @@ of it is pure over the keyspace: what it writes is in the log with this cycle, s
   again when the block is there.
 * A payload is looked through before anything of it is applied: garbage is a ``ProtocolError`` and changes nothing.
 * What lies at or below a flush floor is dropped; what is older than the purge watermark and unknown here is refused.
-* An element that is newer than its owner's grave revives the owner, with the grave's stamp as its floor, whichever of
-  the two comes first: a deletion of a collection looks for newer elements, if any can be there.
+* An element that is newer than its owner's grave revives the owner, whichever of the two comes first
+  (``keyspace/survivors``). A hollow that meets a collection with elements is answered by that under a new stamp.
 * An element count is right only where it follows the count before it; else it is noted as unknown and the next reader
   counts anew.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from xxhash import xxh3_64_intdigest
 
 from respkv.base.errors import CorruptionError, ProtocolError
-from respkv.base.ids import HASH, STRING
+from respkv.base.ids import STRING
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, ClockSkewError
-from respkv.causality.record import BODY_AT, DVV, HAS_EXPIRY, STRONG, TYPE_MASK, encode, newer, tombstone, with_floor
+from respkv.causality.record import (
+    BODY_AT,
+    DVV,
+    HAS_EXPIRY,
+    HOLLOW,
+    STRONG,
+    TYPE_MASK,
+    floor_of,
+    newer,
+    tombstone,
+    with_floor,
+)
 from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.counts import DEAD
 from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
 from respkv.keyspace.leaf_rule import element_floor
 from respkv.keyspace.rows import HashRow, string_row
+from respkv.keyspace.survivors import Survivors
 from respkv.replication.payload import KEY_BYTES_MIN, PLACED, cut, put_blind
 from respkv.storage.write_batch import encode_entry
 from respkv.wire.messages import (
@@ -52,8 +65,6 @@ from respkv.wire.messages import (
 
 #: The most that one answer to a range read holds; the asker goes on behind it.
 _RANGE_BYTES: Final = 4 << 20
-#: The end of the highest stamp of a millisecond.
-_LAST_OF_A_MS: Final = b"\xff" * 4
 _NO_REFUSALS: Final[tuple[tuple[int, int], ...]] = ()
 
 
@@ -71,8 +82,8 @@ class Replica:
     """The copies of one node. ``applied`` and ``beaten`` count records that won and lost."""
 
     __slots__ = (
-        "_applier", "_born", "_keyspace", "applied", "beaten", "looked_for_elements",
-        "refused", "repaired", "revived", "watermarks",
+        "_applier", "_born", "_keyspace", "_survivors", "applied", "beaten", "refused", "repaired", "revived",
+        "watermarks",
     )  # fmt: skip
 
     def __init__(self, applier: Applier) -> None:
@@ -81,10 +92,8 @@ class Replica:
         #: whatever has been stamped here before lies at or below this
         self._born = self._keyspace.clock.last
         self.watermarks: Watermarks | None = None
-        self._keyspace.mark_elements()
+        self._keyspace.survivors = self._survivors = Survivors(self._keyspace)
         self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
-        #: deletions that could not be known to be newer than all elements of their key
-        self.looked_for_elements = 0
 
     @property
     def now_ms(self) -> int:
@@ -155,11 +164,7 @@ class Replica:
             if internal[0] == keys.SPACE_COUNT:
                 self._keyspace.engine.get(internal)  # its chain is looked at while applying
                 self._keyspace.engine.get(b"\x01" + internal[1:])
-        survivors = {
-            internal: survivor
-            for internal, record in zip(internals, records)
-            if not record[0] & (TYPE_MASK | DVV) and (survivor := self._survivor(internal, record))
-        }
+        survivors = self._look_for_survivors(internals, records)
         refused: list[tuple[int, int]] = []
         table = self._keyspace.engine.memtable.table
         for index in sorted(range(len(internals)), key=lambda at: internals[at][0] != keys.SPACE_RECORD):
@@ -211,11 +216,12 @@ class Replica:
             marks.old_record_applied(slot, stamp, source if kind == REPAIR else None)
         if internal[0] == keys.SPACE_ELEMENT:
             self._put_element(kind, internal, merged, owners[internal])
-        elif not merged[0] & TYPE_MASK and self._revives(merged, survivor := survivors.get(internal, merged)):
-            self._revive(internal, merged, survivor)
-            self._recount(internal)
         else:
-            self.put_record(internal, merged)
+            self.put_key(internal, merged, survivors.get(internal, b""))
+            if old is not None and old[0] & merged[0] & TYPE_MASK > STRING and floor_of(merged) > floor_of(old):
+                # Elements are hidden now that were counted, perhaps all.
+                self._applier.recount(internal)
+                self._survivors.suspect(internal)
         return OK
 
     def _ruled(self) -> Any:
@@ -237,7 +243,7 @@ class Replica:
         """What is held under a key, as far as it can matter: nothing is read from disk for a record newer than that."""
         engine = self._keyspace.engine
         collection = record[0] & TYPE_MASK > STRING and internal[0] == keys.SPACE_RECORD  # It takes over older floors.
-        if collection or record[0] & (DVV | STRONG) or record[1:BODY_AT] <= engine.highest_table_stamp():
+        if collection or record[0] & (DVV | STRONG | HOLLOW) or record[1:BODY_AT] <= engine.highest_table_stamp():
             return engine.get(internal)
         if internal[0] == keys.SPACE_RECORD and (ruled := self._ruled()) and ruled(internal, keys.RECORD_KEY_AT):
             return engine.get(internal)
@@ -282,10 +288,10 @@ class Replica:
         flushed = keyspace.floors.get(keys.key_slot(owner), db)
         if held is not None and held[1:BODY_AT] <= flushed:
             held = None
-        if live and self._revives(held, record):
-            self._revive(owner, held, record)
+        if live and self._survivors.revives(held, record):
+            self._revive(owner, self._survivors.owner(owner, held, record))
         keyspace.engine.put(internal, record)
-        keyspace.mark_element(internal, int.from_bytes(record[1:9], "big"))
+        self.note_element(internal, record)
         if live and record[0] & HAS_EXPIRY:
             self._applier.index_expiry(int.from_bytes(record[11:19], "big"), internal)
         row = keyspace.cache.peek(db, key)
@@ -297,64 +303,76 @@ class Replica:
             else:
                 keyspace.drop_field(db, key, row, field)
         if kind != FOREGROUND:
-            self._recount(owner)
+            self._applier.recount(owner)
+            if not live:
+                self._survivors.suspect(owner)
         if keyspace.watching:
             self._touch(db, key)
 
-    def _survivor(self, internal: bytes, grave: bytes) -> bytes:
-        """The record of a live element that a deletion of its key does not reach, b"" for none. May raise ReadMiss.
+    def _look_for_survivors(self, internals: list[bytes], records: list[bytes]) -> dict[bytes, bytes]:
+        """By key: a live element that its grave among ``records`` does not reach. May raise ReadMiss."""
+        found: dict[bytes, bytes] = {}
+        graves = [at for at, record in enumerate(records) if not record[0] & (TYPE_MASK | DVV)]
+        beside = dict(zip(internals, records)) if graves else {}
+        for at in graves:
+            internal, record = internals[at], records[at]
+            count = beside.get(keys.count_key(internal)) if record[0] & HOLLOW else None
+            if count is None or not self._counts_none(internal, count):
+                survivor = self.survivor(internal, record, beside)
+                if survivor:
+                    found[internal] = survivor
+        return found
 
-        O(elements of the key) where one that was put under a higher stamp may be among them: else nothing is read.
+    def survivor(self, internal: bytes, record: bytes, beside: Mapping[bytes, bytes]) -> bytes:
+        """If this is a grave of a key: a live element that it does not reach, else b"". May raise ReadMiss.
+
+        ``beside``: what is put with it.
         """
-        keyspace, stamp = self._keyspace, grave[1:BODY_AT]
-        if internal[0] != keys.SPACE_RECORD or not keyspace.elements_above(internal, stamp):
+        if record[0] & (TYPE_MASK | DVV) or internal[0] != keys.SPACE_RECORD:
             return b""
-        self.looked_for_elements += 1
-        prefix = keys.element_prefix(internal)
-        for _, record in keyspace.engine.scan(prefix, keys.prefix_end(prefix)):
-            if record[0] & TYPE_MASK and self._revives(grave, record):
-                return record
-        return b""
+        return self._survivors.find(internal, record, beside)
 
-    def _revive(self, owner: bytes, held: bytes | None, element: bytes) -> None:
-        """A live element shows that its owner lives, whatever is held of that: a grave, or nothing."""
-        self.revived += 1
-        floor = self._keyspace.floors.get(keys.key_slot(owner), keys.key_db(owner)) if held is None else held[1:BODY_AT]
-        if held is not None and held[0] & HAS_EXPIRY:
-            # Elements written before its time died with it, whatever the stamp of its record.
-            floor = max(floor, held[13:19] + _LAST_OF_A_MS)
-        self.put_record(owner, encode(HASH, element[1:BODY_AT], floor))
+    def note_element(self, internal: bytes, record: bytes) -> None:
+        """An element was put."""
+        self._survivors.note(internal, int.from_bytes(record[1:9], "big"))
 
-    def _recount(self, owner: bytes) -> None:
-        """How many elements there are is no longer what the count says."""
+    def _counts_none(self, owner: bytes, count: bytes) -> bool:
+        """Whether a count that came with a hollow says of the elements here, too, that none is left."""
+        engine = self._keyspace.engine
+        follows = self._follows(count, engine.get(keys.count_key(owner)), engine.get(owner))
+        return follows and not any(count[BODY_AT : BODY_AT + 8])
+
+    def put_key(self, internal: bytes, record: bytes, survivor: bytes) -> None:
+        """``put_record``, unless that is a grave and a live element survives it: then the key lives."""
+        if record[0] & TYPE_MASK or not survivor or not self._survivors.revives(record, survivor):
+            self.put_record(internal, record)
+            return
         keyspace = self._keyspace
-        body = UNKNOWN_COUNT + ZERO_STAMP
-        keyspace.engine.put(keys.count_key(owner), encode(STRING, keyspace.stamp(), body))
+        held = keyspace.engine.get(internal)
+        if record[0] & HOLLOW and held is not None and held[0] & TYPE_MASK > STRING and not self._is_past(held):
+            # Under a new stamp, it is above the hollow for everybody.
+            alive = with_floor(held[:1] + keyspace.stamp() + held[BODY_AT:], floor_of(record))
+        else:
+            alive = self._survivors.owner(internal, record, survivor)
+        self._revive(internal, alive)
 
-    @staticmethod
-    def _revives(held: bytes | None, element: bytes) -> bool:
-        """Whether a live element is newer than the grave of its owner.
+    def _is_past(self, record: bytes) -> bool:
+        return bool(record[0] & HAS_EXPIRY) and int.from_bytes(record[11:19], "big") <= self._keyspace.now_ms
 
-        What expired is revived only by elements written after its time: earlier ones may have newer stamps than the
-        collection's record, and died with it.
-        """
-        if held is None:
-            return True
-        if held[0] & TYPE_MASK:
-            return False
-        if held[0] & HAS_EXPIRY and int.from_bytes(element[1:7], "big") <= int.from_bytes(held[11:19], "big"):
-            return False
-        return element[1:BODY_AT] > held[1:BODY_AT]
+    def _revive(self, owner: bytes, record: bytes) -> None:
+        """A live element shows that its owner lives, whatever is held of that."""
+        self.revived += 1
+        self.put_record(owner, record)
+        self._applier.recount(owner)
 
     def _put_count(self, kind: int, internal: bytes, record: bytes, old: bytes | None) -> None:
         """An element count: taken as it is where it follows the count held, else noted as unknown."""
         keyspace = self._keyspace
         before = keyspace.engine.get(internal) if old is None else old
-        owner = keyspace.engine.get(b"\x01" + internal[1:])
-        floor = element_floor(owner)
-        # The first count of a collection names its floor.
-        last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
-        follows = record[BODY_AT + 8 : BODY_AT + 18] == last
+        owner = b"\x01" + internal[1:]
+        follows = self._follows(record, before, keyspace.engine.get(owner))
+        if not follows:
+            self._survivors.suspect(owner)
         if not follows or kind != FOREGROUND:
             record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
@@ -366,6 +384,14 @@ class Replica:
                 row.count_stamp = record[1:BODY_AT]
             else:
                 keyspace.cache.drop(db, key)
+
+    @staticmethod
+    def _follows(count: bytes, before: bytes | None, owner: bytes | None) -> bool:
+        """Whether an element count was made from the one held here."""
+        floor = element_floor(owner)
+        # The first count of a collection names its floor.
+        last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
+        return count[BODY_AT + 8 : BODY_AT + 18] == last
 
     def _touch(self, db: int, key: bytes) -> None:
         touched = self._keyspace.touched

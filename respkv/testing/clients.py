@@ -75,8 +75,8 @@ class Operation:
 #: How often which kind of request is made.
 USUAL: Final[dict[str, int]] = {
     "set": 20, "get": 24, "setpx": 4, "mset": 4, "del": 6, "expire": 3, "append": 10, "geta": 8, "dela": 1,
-    "incr": 8, "getn": 4, "hset": 12, "hget": 8, "hdel": 4, "hgetall": 8, "delh": 3, "expireh": 1, "flushall": 0,
-    "mget": 0,
+    "incr": 8, "getn": 4, "hset": 12, "hget": 8, "hdel": 4, "hgetall": 8, "delh": 3, "expireh": 1, "expiref": 1,
+    "flushall": 0, "mget": 0,
 }  # fmt: skip
 
 
@@ -159,6 +159,8 @@ class Workload:
             return (b"HGETALL", key)
         if name == "delh":
             return (b"DEL", key)
+        if name == "expiref":
+            return (b"HPEXPIRE", key, short, b"FIELDS", b"1", name_of_field)
         assert name == "expireh", name
         return (b"PEXPIRE", key, short)
 

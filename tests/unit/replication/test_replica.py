@@ -6,11 +6,14 @@ from itertools import pairwise, permutations
 
 import pytest
 
+from respkv.base.errors import ReadMiss
 from respkv.base.ids import HASH, STRING
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
-from respkv.causality.record import encode, tombstone
+from respkv.causality.record import BODY_AT, TYPE_MASK, encode, expired_form, hollow, tombstone
+from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.rows import HashRow
+from respkv.keyspace.survivors import SUSPECT_MS, Survivors
 from respkv.resp.reply import bulk
 from respkv.storage.write_batch import encode_entry
 from respkv.wire.messages import ABSENT, FOREGROUND, HINT, OK, REPAIR, Reads
@@ -128,6 +131,168 @@ def test_what_was_removed_again_keeps_no_deleted_hash(removed: bool) -> None:
     assert (row is None) is removed
 
 
+def stamp_of(hlc: int, node: int = 2) -> bytes:
+    return pack_stamp(hlc, node)
+
+
+@pytest.mark.parametrize("form", ["live", "expired"])
+def test_an_expiry_that_comes_late_spares_what_was_written_after_it(form: str) -> None:
+    """Whether it comes as it was written, and ends here, or as what it became elsewhere."""
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    owner, now_ms = keys.record_key(0, b"h"), side.rig.now_ms
+    first, timed, last = ((now_ms + ms) << 16 for ms in (10, 22, 5000))
+    held = encode_entry(owner, encode(HASH, stamp_of(first), ZERO_STAMP))
+    held += encode_entry(G, encode(STRING, stamp_of(first + 1), b"old"))
+    side.replica.apply(FOREGROUND, held, 2)
+    side.rig.advance_ms(5000)
+    side.replica.apply(FOREGROUND, encode_entry(F, encode(STRING, stamp_of(last, 3), b"new")), 3)
+    side.rig.advance_ms(1000)
+    expiring = encode(HASH, stamp_of(timed), ZERO_STAMP, now_ms + 1000)
+    late = encode_entry(owner, expiring if form == "live" else expired_form(expiring))
+    side.rig.serve(lambda: side.replica.apply(HINT, late, 2))
+    side.end_cycle()
+    side.rig.expire()
+    row = side.rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow)
+    assert side.rig.keyspace.live_fields(0, b"h", row) == [(b"f", b"new")]
+
+
+def test_a_floor_that_rises_leaves_no_wrong_count() -> None:
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    rig, owner = side.rig, keys.record_key(0, b"h")
+    rig.keyspace.watermark = lambda slot: ZERO_STAMP
+    rig.apply((fx.PUT_ELEMENT, 0, b"h", HASH, b"a", b"1", 0))
+    grave = tombstone(rig.keyspace.stamp()[:8] + bytes(2))
+    rig.apply((fx.PUT_ELEMENT, 0, b"h", HASH, b"b", b"2", 0))
+    rig.apply((fx.EXPIRE, 0, b"h", rig.now_ms + 10**8))
+    row = rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 2
+    rig.serve(lambda: side.replica.apply(HINT, encode_entry(owner, grave), 3))
+    side.end_cycle()
+    row = rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 1
+    assert rig.keyspace.live_fields(0, b"h", row) == [(b"b", b"2")]
+
+
+@pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
+def test_a_hollow_hides_nothing_that_its_maker_had_not_heard_of(kind: int) -> None:
+    """The hash goes on under a stamp above the hollow's, with its expiry; without elements it is gone."""
+    for known in (True, False):
+        side = Group().sides[1]
+        side.rig.advance_ms(30_000)
+        hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
+        ends_ms = side.rig.now_ms + 60_000
+        held = encode_entry(owner, encode(HASH, stamp_of(hlc), ZERO_STAMP, ends_ms))
+        held += encode_entry(G, encode(STRING, stamp_of(hlc + 1), b"1"))
+        held += b"" if known else encode_entry(F, encode(STRING, stamp_of(hlc + 2), b"2"))
+        side.replica.apply(FOREGROUND, held, 2)
+        side.end_cycle()
+        gone = encode_entry(G, tombstone(stamp_of(hlc + 5, 3)))
+        gone += encode_entry(owner, hollow(stamp_of(hlc + 6, 3), ZERO_STAMP, ends_ms))
+        side.rig.serve(lambda gone=gone, side=side: side.replica.apply(kind, gone, 3))  # type: ignore[misc]
+        side.end_cycle()
+        side.rig.advance_ms(SUSPECT_MS)
+        side.rig.expire()
+        side.end_cycle()
+        row, record = side.rig.keyspace.row(0, b"h"), side.rig.engine.get(owner)
+        assert record is not None
+        if known:
+            assert row is None and not record[0] & TYPE_MASK
+        else:
+            assert isinstance(row, HashRow) and row.expire_at_ms == ends_ms
+            assert record[1:BODY_AT] > stamp_of(hlc + 6, 3), "everybody takes it over the hollow"
+            assert side.rig.keyspace.live_fields(0, b"h", row) == [(b"f", b"2")]
+
+
+def test_what_comes_after_a_hollow_revives_it_with_its_expiry() -> None:
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    now_ms, owner = side.rig.now_ms, keys.record_key(0, b"h")
+    early, ends_ms = now_ms << 16, now_ms + 1000
+    held = encode_entry(owner, hollow(stamp_of(early + 9), ZERO_STAMP, ends_ms))
+    side.replica.apply(FOREGROUND, held, 2)
+    side.replica.apply(HINT, encode_entry(F, encode(STRING, stamp_of(early + 5), b"1")), 2)
+    side.end_cycle()
+    row, record = side.rig.keyspace.row(0, b"h"), side.rig.engine.get(owner)
+    assert isinstance(row, HashRow) and row.expire_at_ms == ends_ms
+    assert record is not None and record[1:BODY_AT] > stamp_of(early + 9)
+    # Once its time is over only what was written later does.
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    side.replica.apply(FOREGROUND, held, 2)
+    side.rig.advance_ms(5000)
+    for hlc, lives in ((early + 5, False), ((now_ms + 2000) << 16, True)):
+        side.replica.apply(HINT, encode_entry(F, encode(STRING, stamp_of(hlc), b"1")), 2)
+        side.end_cycle()
+        row = side.rig.keyspace.row(0, b"h")
+        assert (row is not None) is lives and (row is None or row.expire_at_ms == 0)
+
+
+def test_a_hash_that_is_revived_and_emptied_again_is_gone() -> None:
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
+    side.replica.apply(FOREGROUND, encode_entry(owner, tombstone(stamp_of(hlc + 5))), 2)
+    side.replica.apply(HINT, encode_entry(F, encode(STRING, stamp_of(hlc + 10), b"v")), 2)
+    side.replica.apply(HINT, encode_entry(F, tombstone(stamp_of(hlc + 11))), 2)
+    side.end_cycle()
+    side.rig.advance_ms(SUSPECT_MS)
+    side.rig.expire()
+    assert side.rig.keyspace.row(0, b"h") is None
+
+
+@pytest.mark.parametrize("meanwhile", [False, True])
+def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each element is passed once, however many blocks have to be waited for; what comes meanwhile is seen."""
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    hlc, count, prefix = side.rig.keyspace.clock.last + 2000, 4000, G[:-1]
+    elements = ((prefix + b"%06d" % at, encode(STRING, stamp_of(hlc + at), bytes(50))) for at in range(count))
+    owner = encode_entry(keys.record_key(0, b"h"), encode(HASH, stamp_of(hlc - 1), ZERO_STAMP))
+    side.replica.apply(FOREGROUND, owner + b"".join(encode_entry(*each) for each in elements), 2)
+    side.end_cycle()
+    side.rig.flush()
+    # As after a start: nothing is known of what is held.
+    survivors = side.replica._survivors = side.rig.keyspace.survivors = Survivors(side.rig.keyspace)
+    side.rig.cold()
+    passed = misses = 0
+    revives = survivors.revives
+
+    def counted(self: Survivors, held: bytes | None, element: bytes) -> bool:
+        nonlocal passed
+        passed += 1
+        return revives(held, element)
+
+    monkeypatch.setattr(Survivors, "revives", counted)
+    grave = encode_entry(keys.record_key(0, b"h"), tombstone(stamp_of(hlc + count)))
+    while True:
+        try:
+            side.replica.apply(REPAIR, grave, 2)
+            break
+        except ReadMiss as miss:
+            miss.request.install(miss.request.read())
+            misses += 1
+            if meanwhile and misses == 3:
+                record = encode(STRING, stamp_of(side.rig.keyspace.clock.last + (20_000 << 16)), b"new")
+                side.rig.engine.put(prefix + b"0", record)
+                side.replica.note_element(prefix + b"0", record)
+    assert misses >= 3
+    row = side.rig.serve(lambda: side.rig.keyspace.row(0, b"h"))
+    if meanwhile:
+        assert isinstance(row, HashRow)
+    else:
+        assert row is None and passed == count
+
+
+def looks(side: Side) -> int:
+    """How often elements were read for the sake of a grave."""
+    survivors = side.rig.keyspace.survivors
+    assert survivors is not None
+    return survivors.looks
+
+
 def test_a_deletion_of_what_nobody_wrote_meanwhile_reads_no_elements() -> None:
     side = Group().sides[1]
     owner, g, grave, _ = history(side)
@@ -135,6 +300,6 @@ def test_a_deletion_of_what_nobody_wrote_meanwhile_reads_no_elements() -> None:
         assert side.replica.apply(FOREGROUND, payload, 2) == ()
     side.end_cycle()
     side.rig.flush()
-    scans = side.replica.looked_for_elements
+    scans = looks(side)
     assert side.replica.apply(FOREGROUND, grave, 2) == ()
-    assert side.replica.looked_for_elements == scans and side.rig.keyspace.row(0, b"h") is None
+    assert looks(side) == scans and side.rig.keyspace.row(0, b"h") is None
