@@ -449,7 +449,7 @@ class Node(NodeErrands):
 
     def brake_us(self) -> int:
         """How long clients that write must wait, HOLD_US: until it is over."""
-        return self.engine.brake_us()
+        return self.engine.brake_us() if self.ring is None else self.ring.brake_us()
 
     def fetch(self, requests: list[BlockRequest], done: Callable[[], None]) -> None:
         """Read blocks in the background, install them, then call ``done``."""

@@ -29,6 +29,7 @@ from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec
 from respkv.keyspace.leaf_sums import LeafSums
 from respkv.node import key_rules
+from respkv.node.back_pressure import BackPressure
 from respkv.node.clock_alarm import ClockAlarm
 from respkv.node.forwards import Forwards
 from respkv.node.mend import Mend
@@ -52,7 +53,7 @@ from respkv.replication.rounds import Round
 from respkv.resp import errors
 from respkv.storage.wal import FatalStorageError
 from respkv.wire.codec import encode
-from respkv.wire.handshake import TELLS_TIME
+from respkv.wire.handshake import TELLS_PRESSURE, TELLS_TIME
 from respkv.wire.messages import (
     ALL_ENTRIES,
     BUSY,
@@ -64,6 +65,7 @@ from respkv.wire.messages import (
     Forwarded,
     HoldFor,
     Interest,
+    Pressure,
     Publish,
     RangeRead,
     RangeResult,
@@ -140,6 +142,7 @@ class RingNode(RingView):
         self.replica.watermarks = self.repair.watermarks
         keyspace.watermark = self.repair.watermarks.get
         self.forwards = self._make_forwards(dispatcher)
+        self.pressure = BackPressure(own_us=lambda: node.engine.brake_us(), peers=self._pressed_peers, send=self.send)
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
         self.mend = self._make_mend()
         self.waits = RingWait(node, self.coordinator, hinted=self.repair.hints_pending)
@@ -161,6 +164,7 @@ class RingNode(RingView):
 
     def _make_handlers(self) -> dict[type, Callable[[int, Any], None]]:
         """Who takes which message of a member."""
+        node = self.node
         return {
             Writes: self._on_writes,
             WriteAcks: self._on_acks,
@@ -172,6 +176,7 @@ class RingNode(RingView):
             Forwarded: self._on_forwarded,
             SessionGone: self.forwards.on_session_gone,
             Time: self.forwards.on_time,
+            Pressure: lambda short, message: self.pressure.on_pressure(short, message, node.now_us),
             FlushTo: self._on_flush,
             Publish: self.pubsub.on_publish,
             Interest: self.pubsub.on_interest,
@@ -470,6 +475,7 @@ class RingNode(RingView):
             self.forwards.tell_time(short)
         else:
             self.forwards.peer_lost(short)
+            self.pressure.peer_lost(short)
             self.flushes.peer_lost(short)
             self.watch.peer_lost(short)
             self.walks.peer_lost(short)
@@ -482,6 +488,11 @@ class RingNode(RingView):
             clock=self.node.keyspace.clock.last,
             oldest_hint=self.repair.oldest_hint(),
         )
+
+    def _pressed_peers(self) -> list[int]:
+        placement = self.member.placement
+        members = () if placement is None else placement.members
+        return [short for short in members if self.mesh.can(short, TELLS_PRESSURE)]
 
     def _is_crowded(self) -> bool:
         """Flushing is so far behind that nothing more is taken."""

@@ -53,7 +53,7 @@ class RingTimers:
         soon_us = now_us + TICK_US
         if (
             ring.coordinator.busy() or ring.forwards.busy() or ring.flushes.busy() or ring.waits.busy()
-            or ring.watch.busy() or ring.walks.busy()
+            or ring.watch.busy() or ring.walks.busy() or ring.pressure.busy()
         ):  # fmt: skip
             return soon_us
         due_us = min(ring.member.next_timer_us(), ring.repair.next_timer_us(), ring.mend.next_timer_us())
@@ -70,6 +70,7 @@ class RingTimers:
         self._look_after_late(now_us)
         ring.coordinator.on_timer(now_us)
         ring.forwards.on_timer(now_us)
+        ring.pressure.on_timer(now_us)
         ring.flushes.on_timer(now_us)
         ring.waits.on_timer(now_us)
         ring.watch.on_timer(now_us)

@@ -12,6 +12,7 @@ from respkv.cluster.topology import Topology
 from respkv.node.ring_figures import peers_of, summary_of
 
 if TYPE_CHECKING:
+    from respkv.node.back_pressure import BackPressure
     from respkv.node.clock_alarm import ClockAlarm
     from respkv.node.forwards import Forwards
     from respkv.node.mend import Mend
@@ -38,6 +39,7 @@ class RingView:
     repair: Repair
     mend: Mend
     forwards: Forwards
+    pressure: BackPressure
     pubsub: RingPubSub
     stand_in: StandInSide
     clock_alarm: ClockAlarm
@@ -82,6 +84,7 @@ class RingView:
             **self.repair.stats(),
             **self.mend.stats(),
             **self.forwards.stats(),
+            **self.pressure.stats(),
             **self.pubsub.stats(),
             **self.stand_in.holding.stats(),
             "messages_waiting_for_blocks": self._waiting,
@@ -95,6 +98,10 @@ class RingView:
     def summary(self) -> dict[str, int]:
         """The figures that a person looks for first."""
         return summary_of(self)
+
+    def brake_us(self) -> int:
+        """How long clients that write must wait, for the sake of the slowest member; HOLD_US: until it is over."""
+        return max(self.node.engine.brake_us(), self.pressure.wait_us(self.node.now_us))
 
     def live(self, short: int) -> bool:
         """Alive as far as is known, linked, and taking what it is sent."""

@@ -293,6 +293,7 @@ ROWS: Final = (
     _row(12, m.FlushTo, U64, _FLOORS),
     _row(13, m.HoldFor, U64, U16, _BLOB),
     _row(14, m.Time, U64),
+    _row(15, m.Pressure, U32),
     _row(16, m.Ping, U64, _UPDATES, _FACTS),
     _row(17, m.PingReq, U64, U16, _UPDATES, _FACTS),
     _row(18, m.Ack, U64, U8, _UPDATES, _FACTS),

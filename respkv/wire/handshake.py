@@ -40,8 +40,10 @@ from respkv.base.errors import ProtocolError
 VERSION: Final = 1
 #: Tells its ``Time`` when a link comes up, and minds the UNTIL of a ``Forward``.
 TELLS_TIME: Final = 1
+#: Tells its ``Pressure``, and minds that of others.
+TELLS_PRESSURE: Final = 2
 #: What this version can do beyond the first one, a bit each; both ends' common bits count.
-CAPABILITIES: Final = TELLS_TIME
+CAPABILITIES: Final = TELLS_TIME | TELLS_PRESSURE
 NO_CLUSTER: Final = bytes(16)
 NONCE_BYTES: Final = 32
 #: No more needs to be read at once, nor in all, before the peer has proved itself.

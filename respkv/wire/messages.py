@@ -178,6 +178,13 @@ class Time(NamedTuple):
     us: int
 
 
+class Pressure(NamedTuple):
+    """How long the sender's own clients wait when they write, us; 0: not at all, the greatest number: until it says
+    less."""
+
+    wait_us: int
+
+
 class Publish(NamedTuple):
     """A message for the subscribers of the receiver. Ordered."""
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.base.limits import HOLD_US
 from respkv.base.slots import slot_of
 from respkv.node.ring_node import RETIRED_MAX
+from respkv.storage.engine import Engine
 from respkv.storage.job_board import FLUSH
 from tests.unit.node.simulated_ring import SimulatedRing
 
@@ -104,3 +106,23 @@ def test_a_replica_whose_flush_does_not_get_on_refuses_writes_and_gets_them_late
     local = ring.connect(3)
     assert local("RKV.LEVEL", "eventual") == b"OK"
     assert [local("GET", f"k{at}") for at in range(10)] == [b"%d" % RETIRED_MAX] * 10
+
+
+def test_all_members_wait_for_the_one_that_is_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one member's clients wait is what everybody's wait, until it is well; a member that is gone holds nobody."""
+    ring = SimulatedRing(3)
+    behind, own, wait_us = ring.node(3).engine, Engine.brake_us, HOLD_US
+
+    monkeypatch.setattr(Engine, "brake_us", lambda engine: wait_us if engine is behind else own(engine))
+    ring.run(_S)  # An idle node notices at its next timer.
+    assert [ring.node(number).brake_us() for number in (1, 2, 3)] == [HOLD_US] * 3
+    assert ring.node(1).engine.brake_us() == 0
+    wait_us = 0
+    ring.run(100_000)
+    assert [ring.node(number).brake_us() for number in (1, 2, 3)] == [0] * 3
+    wait_us = HOLD_US
+    ring.run(_S)
+    assert ring.node(1).brake_us() == HOLD_US
+    ring.cluster.machines[2].pause(60 * _S)
+    ring.run(3 * _S // 2)
+    assert [ring.node(number).brake_us() for number in (1, 2)] == [0] * 2

@@ -44,6 +44,8 @@ SAMPLES: tuple[Any, ...] = (
     m.HoldFor(8, 3, b"entries"),
     m.Time(12),
     m.Time(U64_MAX),
+    m.Pressure(0),
+    m.Pressure(U32_MAX),
     m.Ping(9, UPDATES, FACTS),
     m.Ping(0, (), m.Facts()),
     m.PingReq(9, 3, UPDATES, FACTS),
