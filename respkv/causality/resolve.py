@@ -8,11 +8,12 @@ results again, f(f(a, b), c) = f(a, b, c), as the merged value is written back a
 
 Those built in are in ``merges.py``. An application's own functions run on the loop's thread, fenced in: an exception,
 a result that is not bytes, or too much work makes the reader get the last-write-wins value, leaves the siblings as
-they are, and is counted and named in the outcome. Work is bounded by counting bytecode instructions and by the clock,
-which both stop a runaway function in its tracks; the count makes a function some ten times slower, which only
-conflicts pay. Not stoppable are a single long call into C (a huge power, a bad regular expression) and code that
-swallows BaseException; a long call is found out when it returns, and a function that is too slow three times in a row
-rests for a minute.
+they are, and is counted and named in the outcome. Work is bounded by counting bytecode instructions, by the clock
+and by an alarm, which stop a runaway function in its tracks, one that sleeps included; the count makes a function
+some ten times slower, which only conflicts pay. Not stoppable are a single long call into C that looks for no
+signals (a sum over a huge range) and code that swallows BaseException; such a call is found out when it returns.
+After *one* call that was too slow the function is not called again for ten seconds, whatever the key, after the
+next for twenty, and so on (docs/decisions/0014-merge-functions.md).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 
 from respkv.causality.dvv import Container
 from respkv.causality.merges import BUILT_IN, MergeFunction
+from respkv.env.alarm import NO_ALARM, Alarm
 from respkv.env.clock import Clock
 
 _Trace: TypeAlias = Callable[[FrameType, str, Any], Any]
@@ -34,10 +36,13 @@ _Trace: TypeAlias = Callable[[FrameType, str, Any], Any]
 STEPS_MAX: Final = 500_000
 #: Time of one call, microseconds.
 TIME_MAX_US: Final = 50_000
-#: Calls in a row that may be too slow before the function rests.
-SLOW_CALLS_MAX: Final = 3
-#: How long it rests, microseconds.
-REST_US: Final = 60_000_000
+#: How long a function rests after its first slow call, microseconds; twice as long after each further one.
+REST_FIRST_US: Final = 10_000_000
+REST_MAX_US: Final = 3_600_000_000
+#: And no less than this many times what the call took: one that cannot be stopped has a hundredth of the time.
+REST_TIMES: Final = 100
+#: Calls in a row that were in time make the next rest as short as the first.
+GOOD_CALLS: Final = 100
 #: Longest merged value, bytes.
 RESULT_BYTES_MAX: Final = 512 << 20
 _CLOCK_EVERY_STEPS: Final = 256
@@ -159,12 +164,17 @@ class Resolution(NamedTuple):
         return self.outcome is Outcome.MERGED
 
 
+_STEPS: Final = "too many steps"
+_TIME: Final = "too much time"
+
+
 class _Spent(BaseException):
     """The budget of a call is used up. Not an Exception, so that ``except Exception`` in the function lets it pass."""
 
 
 class _Fence:
-    """Keeps whatever one call of foreign code raises, and stops it when its budget is spent.
+    """Keeps whatever one call of foreign code raises, and stops it when its budget is spent. An alarm set around it
+    may interrupt the fence itself: who sets one restores the tracing, too.
 
     This is the one place where any exception is expected. KeyboardInterrupt and the like still pass. An instance is
     entered once. Tracing belongs to the thread; what was set before (a debugger, a coverage tool) is put back.
@@ -192,8 +202,8 @@ class _Fence:
         sys.settrace(self._before)
         if error is None:
             return False
-        self.raised = _told(error)
         self.spent = isinstance(error, _Spent)
+        self.raised = str(error) if self.spent else _told(error)
         return self.spent or isinstance(error, Exception | SystemExit)
 
     def _count(self, frame: FrameType, event: str, argument: object) -> _Trace | None:
@@ -204,9 +214,9 @@ class _Fence:
         frame.f_trace_lines = False
         self._steps -= 1
         if self._steps < 0:
-            raise _Spent("too many steps")
+            raise _Spent(_STEPS)
         if not self._steps % _CLOCK_EVERY_STEPS and self._clock.monotonic_us() > self._deadline_us:
-            raise _Spent("too much time")
+            raise _Spent(_TIME)
         return self._count
 
 
@@ -215,31 +225,63 @@ _LEAVING: Final = _Fence.__exit__.__code__
 
 
 class _Function:
-    """An application's function and how it has been doing."""
+    """A merge function and how it has been doing. Counts are of this life of the node."""
 
-    __slots__ = ("call", "resting_until_us", "slow_in_a_row")
+    __slots__ = (
+        "call",
+        "calls",
+        "failed",
+        "fenced",
+        "good_in_a_row",
+        "rest_us",
+        "resting_until_us",
+        "skipped",
+        "slow",
+    )
 
-    def __init__(self, call: MergeFunction) -> None:
+    def __init__(self, call: MergeFunction, *, fenced: bool) -> None:
         self.call = call
-        self.slow_in_a_row = 0
+        #: an application's own; not so those built in
+        self.fenced = fenced
+        #: calls; those that threw or gave what is no value; those that were too slow; calls that a rest has saved
+        self.calls = self.failed = self.slow = self.skipped = 0
+        self.good_in_a_row = 0
+        #: length of the last rest, 0 when the next is the first
+        self.rest_us = 0
         self.resting_until_us = 0
+
+    def in_time(self) -> None:
+        """A call was not too slow."""
+        self.good_in_a_row += 1
+        if self.good_in_a_row >= GOOD_CALLS:
+            self.rest_us = 0
+
+    def too_slow(self, end_us: int, took_us: int) -> None:
+        """A call was too slow: there is none for a while."""
+        self.slow += 1
+        self.good_in_a_row = 0
+        self.rest_us = min(max(2 * self.rest_us, REST_FIRST_US, REST_TIMES * took_us), REST_MAX_US)
+        self.resting_until_us = end_us + self.rest_us
 
 
 class Resolvers:
     """The merge functions by name: those built in and an application's own. Counts every outcome."""
 
-    __slots__ = ("_clock", "_functions", "_steps_max", "_time_max_us", "outcomes")
+    __slots__ = ("_alarm", "_clock", "_functions", "_steps_max", "_time_max_us", "outcomes")
 
     def __init__(
         self,
         functions: Mapping[str, MergeFunction],
         *,
         clock: Clock,
+        alarm: Alarm = NO_ALARM,
         steps_max: int = STEPS_MAX,
         time_max_us: int = TIME_MAX_US,
     ) -> None:
-        self._functions = {name: _Function(functions[name]) for name in sorted(functions)}
+        self._functions = {name: _Function(call, fenced=False) for name, call in BUILT_IN.items()}
+        self._functions |= {name: _Function(functions[name], fenced=True) for name in sorted(functions)}
         self._clock = clock
+        self._alarm = alarm
         self._steps_max = steps_max
         self._time_max_us = time_max_us
         self.outcomes = dict.fromkeys(Outcome, 0)
@@ -250,6 +292,7 @@ class Resolvers:
         functions: Mapping[str, object],
         *,
         clock: Clock,
+        alarm: Alarm = NO_ALARM,
         steps_max: int = STEPS_MAX,
         time_max_us: int = TIME_MAX_US,
     ) -> Resolvers:
@@ -266,11 +309,11 @@ class Resolvers:
             if not callable(function):
                 raise ValueError(f"merge function '{name}' cannot be called")
             checked[name] = function
-        return cls(checked, clock=clock, steps_max=steps_max, time_max_us=time_max_us)
+        return cls(checked, clock=clock, alarm=alarm, steps_max=steps_max, time_max_us=time_max_us)
 
     def names(self) -> list[str]:
         """All names that ``merge:NAME`` may use."""
-        return sorted([*BUILT_IN, *self._functions])
+        return sorted(self._functions)
 
     def resolve(self, policy: Policy, container: Container, now_ms: int) -> Resolution:
         """The one value a plain reader gets at ``now_ms``. O(siblings), and the merge function's work."""
@@ -299,44 +342,79 @@ class Resolvers:
 
     def _run(self, name: str, values: Sequence[bytes]) -> tuple[Outcome, bytes, str]:
         """(outcome, merged value or nothing, what went wrong)."""
-        built_in = BUILT_IN.get(name)
-        if built_in is not None:
-            try:
-                return Outcome.MERGED, built_in(values), ""
-            except (ValueError, RecursionError) as error:
-                return Outcome.THREW, b"", _told(error)
-        return self._run_fenced(self._functions[name], values)
+        function = self._functions[name]
+        if function.fenced:
+            return self._run_fenced(function, values)
+        function.calls += 1
+        try:
+            return Outcome.MERGED, function.call(values), ""
+        except (ValueError, RecursionError) as error:
+            function.failed += 1
+            return Outcome.THREW, b"", _told(error)
 
     def _run_fenced(self, function: _Function, values: Sequence[bytes]) -> tuple[Outcome, bytes, str]:
         begin_us = self._clock.monotonic_us()
         if begin_us < function.resting_until_us:
-            return Outcome.RESTING, b"", "was too slow, rests"
-        deadline_us = begin_us + self._time_max_us
-        fence = _Fence(self._clock, steps_max=self._steps_max, deadline_us=deadline_us)
-        result: object = None
-        with fence:
-            result = function.call(tuple(values))
+            function.skipped += 1
+            left_s = -((begin_us - function.resting_until_us) // 1_000_000)
+            return Outcome.RESTING, b"", f"was too slow, and is not called for another {left_s} s"
+        function.calls += 1
+        result, raised, spent = self._call(function.call, values, begin_us + self._time_max_us)
         end_us = self._clock.monotonic_us()
-        if fence.spent or end_us > deadline_us:
-            function.slow_in_a_row += 1
-            if function.slow_in_a_row >= SLOW_CALLS_MAX:
-                function.slow_in_a_row = 0
-                function.resting_until_us = end_us + REST_US
-            return Outcome.TOO_SLOW, b"", f"took {end_us - begin_us} us {fence.raised}".rstrip()
-        function.slow_in_a_row = 0
-        if fence.raised:
-            return Outcome.THREW, b"", fence.raised
+        took_us = end_us - begin_us
+        if spent or took_us > self._time_max_us:
+            function.too_slow(end_us, took_us)
+            told = f"was stopped after {took_us} us, {spent}" if spent else f"took {took_us} us"
+            limits = f"{self._time_max_us} us and {self._steps_max} steps are the limits"
+            return Outcome.TOO_SLOW, b"", f"{told}: {limits}; it rests for {function.rest_us // 1_000_000} s"
+        function.in_time()
+        if not raised and type(result) is bytes and len(result) <= RESULT_BYTES_MAX:
+            return Outcome.MERGED, result, ""
+        function.failed += 1
+        if raised:
+            return Outcome.THREW, b"", raised
         if type(result) is not bytes:
             return Outcome.WRONG_RESULT, b"", f"returned {type(result).__name__} instead of bytes"
-        if len(result) > RESULT_BYTES_MAX:
-            return Outcome.WRONG_RESULT, b"", f"returned {len(result)} bytes, at most {RESULT_BYTES_MAX} are possible"
-        return Outcome.MERGED, result, ""
+        return Outcome.WRONG_RESULT, b"", f"returned {len(result)} bytes, at most {RESULT_BYTES_MAX} are possible"
+
+    def _call(self, call: MergeFunction, values: Sequence[bytes], deadline_us: int) -> tuple[object, str, str]:
+        """(what a function has given, what it has raised, what it has used up of its budget).
+
+        The alarm may go off anywhere between ``set`` and ``clear``, so that the fence alone would not hold it.
+        """
+        fence = _Fence(self._clock, steps_max=self._steps_max, deadline_us=deadline_us)
+        result: object = None
+        tracing = sys.gettrace()
+        try:
+            try:
+                self._alarm.set(self._time_max_us, _Spent(_TIME))
+                with fence:
+                    result = call(tuple(values))
+            finally:
+                # Within the fence the tracing is ended already, unless the alarm went off there.
+                sys.settrace(tracing)
+                self._alarm.clear()
+        except _Spent as error:
+            return None, "", str(error)
+        return result, "" if fence.spent else fence.raised, fence.raised if fence.spent else ""
 
     def stats(self) -> dict[str, int]:
-        """How often each outcome came about, and how many functions there are."""
+        """How often each outcome came about, and how many functions of the application's there are."""
         figures = {outcome.value: count for outcome, count in self.outcomes.items()}
-        figures["functions"] = len(self._functions)
+        figures["functions"] = sum(function.fenced for function in self._functions.values())
         return figures
+
+    def function_stats(self) -> dict[str, dict[str, int]]:
+        """By figure and function: calls, failures, slow calls, calls not made, seconds of rest to come."""
+        now_us = self._clock.monotonic_us()
+        functions = self._functions.items()
+        return {
+            "calls": {name: function.calls for name, function in functions},
+            "failed": {name: function.failed for name, function in functions},
+            "slow": {name: function.slow for name, function in functions},
+            "skipped": {name: function.skipped for name, function in functions},
+            "rest_us": {name: max(0, function.resting_until_us - now_us) for name, function in functions},
+        }
 
 
 def _told(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from respkv.base.errors import CommandError
 from respkv.base.prefixes import PrefixTable
 from respkv.causality.dvv import SIBLINGS_MAX, SIBLINGS_WARN, ActorSource, Clock, Container
-from respkv.causality.resolve import LWW, Mode, Policy, Resolution, Resolvers
+from respkv.causality.resolve import LWW, Mode, Outcome, Policy, Resolution, Resolvers
 from respkv.causality.siblings import token
 from respkv.keyspace import effects as fx
 from respkv.resp.reply import error
@@ -104,12 +104,21 @@ class Conflicts:
         self, slot: int, internal: bytes, key: bytes, container: Container, record: bytes, now_ms: int
     ) -> Resolution:
         """The one value that a reader of ``key`` gets; a merged one is noted for the end of the cycle."""
-        resolution = self.resolvers.resolve(self.policy(key), container, now_ms)
-        if resolution.failed:
-            self._tell(now_ms, f"siblings of key {key[:64]!r} are not merged: {resolution.detail}")
-        elif resolution.write_back and len(self.merged) < _MERGED_MAX and self.may_write_back(slot):
+        resolution = self.merge(self.policy(key), key, container, now_ms)
+        if resolution.write_back and len(self.merged) < _MERGED_MAX and self.may_write_back(slot):
             assert resolution.value is not None
             self.merged[internal] = Merged(token(record), resolution.value, resolution.expire_at_ms)
+        return resolution
+
+    def merge(self, policy: Policy, key: bytes, container: Container, now_ms: int) -> Resolution:
+        """One value of the siblings of ``key`` by ``policy``; a failure of its function is told in the log."""
+        resolution = self.resolvers.resolve(policy, container, now_ms)
+        if resolution.failed:
+            text = f"siblings of key {key[:64]!r} are not merged: {resolution.detail}"
+            if resolution.outcome is Outcome.TOO_SLOW:
+                self._log("warning", text)  # Each begins a rest, so there are few.
+            elif resolution.outcome is not Outcome.RESTING:
+                self._tell(now_ms, text)
         return resolution
 
     def check_room(self, before: Container, context: Clock, value: bytes | None) -> None:

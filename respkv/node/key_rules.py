@@ -19,6 +19,7 @@ from respkv.base.prefixes import prefix_table
 from respkv.causality.dvv import ActorSource
 from respkv.causality.resolve import Mode, Resolvers, parse_policy
 from respkv.config.ring_kinds import Rows
+from respkv.env.alarm import Alarm
 from respkv.keyspace.conflicts import Conflicts
 
 if TYPE_CHECKING:
@@ -35,9 +36,10 @@ class BadRules(RespkvError):
     """What the configuration says of keys contradicts itself; the text is for the log."""
 
 
-def install(node: Node, merges: Mapping[str, object]) -> None:
-    """Have the node follow its rules. ``merges``: the functions of ``merge-file``. Blocking; raises BadRules."""
-    conflicts = node.keyspace.conflicts = _conflicts(node, merges)
+def install(node: Node, merges: Mapping[str, object], alarm: Alarm) -> None:
+    """Have the node follow its rules. ``merges``: the functions of ``merge-file``, which ``alarm`` stops in time.
+    Blocking; raises BadRules."""
+    conflicts = node.keyspace.conflicts = _conflicts(node, merges, alarm)
     if conflicts is not None:
         node.metrics.attach("siblings", conflicts.stats)
         if node.ring is not None:
@@ -73,10 +75,10 @@ def apply_rules(node: Node) -> None:
     node.dispatcher.ruled = table.match if table is not None else None
 
 
-def _conflicts(node: Node, merges: Mapping[str, object]) -> Conflicts | None:
+def _conflicts(node: Node, merges: Mapping[str, object], alarm: Alarm) -> Conflicts | None:
     """The policies; None when all keys are ``lww``."""
     try:
-        resolvers = Resolvers.from_functions(merges, clock=node.clock)
+        resolvers = Resolvers.from_functions(merges, clock=node.clock, alarm=alarm)
         rows = [
             (prefix.encode("utf-8", "surrogateescape"), parse_policy(word, resolvers.names()))
             for prefix, word in cast(Rows, node.config.value("conflict-policy"))

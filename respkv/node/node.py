@@ -22,6 +22,7 @@ from respkv.commands.session import Pending, Session, Sink
 from respkv.commands.table import build_table
 from respkv.commands.transactions import Runner, Watches
 from respkv.config.store import ConfigStore
+from respkv.env.alarm import NO_ALARM, Alarm
 from respkv.env.clock import Clock
 from respkv.env.fs import FileSystem
 from respkv.env.rng import Rng
@@ -130,24 +131,23 @@ class Node(NodeErrands):
         ring: RingSettings | None = None,
         node_id: bytes = b"",
         merges: Mapping[str, object] = MappingProxyType({}),
+        alarm: Alarm = NO_ALARM,
     ) -> None:
         """Recover the store and be ready to serve, as a single node or as one of a ring under ``node_id``.
 
-        ``merges``: the functions of ``merge-file``. Raises FormatError, CorruptionError, RingProblem, BadRules,
-        StorageFull, OSError.
+        ``merges``: the functions of ``merge-file``; ``alarm`` stops them. Raises FormatError, CorruptionError,
+        RingProblem, BadRules, StorageFull, OSError.
         """
         value = self.config.value
-        self.memory_plan = plan_memory(value, self.host.machine_bytes())
-        options = engine_options(value, self.memory_plan, self._retention)
+        plan = self.memory_plan = plan_memory(value, self.host.machine_bytes())
+        options = engine_options(value, plan, self._retention)
         if ring is not None:
             claim_directory(self.fs, directory)
-        self.keyspace = open_store(
-            self.fs, directory, options, self.memory_plan, databases=value("databases"), wall_ms=self.now_ms
-        )
+        databases, limit = value("databases"), value("proto-max-bulk-len")
+        self.keyspace = open_store(self.fs, directory, options, plan, databases=databases, wall_ms=self.now_ms)
         self.engine = self.keyspace.engine
         self.keyspace.defer_writes(ring is None)
         self.applier = Applier(self.keyspace)
-        limit = value("proto-max-bulk-len")
         self.watches = Watches(self.keyspace, self.recompute_plain)
         self.transactions = Runner(self.table, self.keyspace, self.applier, limit)
         make = Dispatcher if ring is None else RingDispatcher
@@ -164,7 +164,7 @@ class Node(NodeErrands):
         if ring is not None:
             assert isinstance(self.dispatcher, RingDispatcher)
             self.ring = RingNode(self, self.dispatcher, ring, node_id=node_id, directory=directory)
-        key_rules.install(self, merges)
+        key_rules.install(self, merges, alarm)
         self.duties = Duties(self)
         self.duties.start()
         self._follow_config()

@@ -23,6 +23,7 @@ from respkv.base.errors import RespkvError
 from respkv.config.kinds import ConfigError, OutputLimits
 from respkv.config.store import ConfigStore
 from respkv.env import rng
+from respkv.env.alarm import NO_ALARM
 from respkv.env.clock import Clock
 from respkv.env.fs import FileSystem
 from respkv.metrics import prometheus
@@ -41,6 +42,7 @@ from respkv.server.metrics_http import MetricsServer
 from respkv.server.peer_links import PeerLinks
 from respkv.server.reactor import Reactor
 from respkv.server.server_log import ServerLog
+from respkv.server.signal_alarm import SignalAlarm
 from respkv.server.worker_pool import WorkerPool
 from respkv.storage.identity import Directory, open_directory
 from respkv.storage.wal import FatalStorageError
@@ -153,7 +155,9 @@ class Server:
             for warning in self.ring_settings.warnings if self.ring_settings is not None else ():
                 self.log("warning", warning)
             merges = load_merges(self.config, self.fs)
-            self.node.open(path, ring=self.ring_settings, node_id=self._directory.node_id, merges=merges)
+            alarm = SignalAlarm() if merges else NO_ALARM
+            node_id = self._directory.node_id
+            self.node.open(path, ring=self.ring_settings, node_id=node_id, merges=merges, alarm=alarm)
         except (RingProblem, BadRules, MergeFileError) as error:
             raise StartError(str(error)) from error
         except (RespkvError, OSError) as error:

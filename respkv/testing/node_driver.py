@@ -4,7 +4,8 @@ reads run inline, time is moved by hand."""
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from respkv.base.errors import CorruptionError, StorageFull
@@ -97,6 +98,7 @@ class NodeDriver:
         fs: SimulatedFileSystem | None = None,
         clock: ManualClock | None = None,
         seed: int = 0,
+        merges: Mapping[str, object] = MappingProxyType({}),
         **values: str,
     ) -> None:
         self.fs = fs if fs is not None else SimulatedFileSystem()
@@ -118,7 +120,7 @@ class NodeDriver:
             config_file="",
             log=lambda level, text: self.log.append((level, text)),
         )
-        self.node.open(DIRECTORY)
+        self.node.open(DIRECTORY, merges=merges)
 
     def connect(self) -> Client:
         """A new connection."""

@@ -160,7 +160,8 @@ _RING: Final = (
         Text(),
         "",
         "Python file with merge functions of your own for conflict-policy: MERGES = {\"name\": function}; beside the"
-        " configuration file when the path is relative. The same on all nodes.",
+        " configuration file when the path is relative. They run on the event loop and are interrupted after 50 ms."
+        " The same on all nodes.",
         mutable=False,
     ),
     Directive("colocate",

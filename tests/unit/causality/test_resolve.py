@@ -307,7 +307,8 @@ def test_a_runaway_function_is_stopped_by_the_clock() -> None:
     clock = StepClock(step_us=1000)
     resolution = mine(tight, clock=clock, time_max_us=20_000).resolve(MINE, TWO, 0)
     assert resolution.outcome is Outcome.TOO_SLOW
-    assert resolution.detail == "merge:mine: took 22000 us _Spent too much time"
+    limits = "20000 us and 500000 steps are the limits; it rests for 10 s"
+    assert resolution.detail == f"merge:mine: was stopped after 22000 us, too much time: {limits}"
 
 
 def test_a_call_that_was_too_slow_at_once_is_found_out_when_it_returns() -> None:
@@ -319,32 +320,113 @@ def test_a_call_that_was_too_slow_at_once_is_found_out_when_it_returns() -> None
 
     resolution = mine(function, clock=clock).resolve(MINE, TWO, 0)
     assert (resolution.outcome, resolution.value) == (Outcome.TOO_SLOW, b"b")
-    assert resolution.detail == "merge:mine: took 60000 us"
+    limits = "50000 us and 500000 steps are the limits; it rests for 10 s"
+    assert resolution.detail == f"merge:mine: took 60000 us: {limits}"
 
 
-def test_three_slow_calls_in_a_row_and_the_function_rests() -> None:
-    clock, slow = StepClock(), [True]
+class Timed:
+    """The function "mine" of some resolvers, which takes ``took_us`` of a clock that moves with nothing else."""
 
-    def function(values: Sequence[bytes]) -> bytes:
-        clock.now_us += 60_000 if slow[0] else 0
+    def __init__(self) -> None:
+        self.clock = StepClock()
+        self.took_us = self.calls = 0
+        self.resolvers = Resolvers.from_functions({"mine": self, "other": b"".join}, clock=self.clock)
+
+    def __call__(self, values: Sequence[bytes]) -> bytes:
+        self.calls += 1
+        self.clock.now_us += self.took_us
         return b"done"
 
-    resolvers = mine(function, clock=clock)
+    def outcome(self, took_us: int, values: Container = TWO) -> Outcome:
+        self.took_us = took_us
+        return self.resolvers.resolve(MINE, values, 0).outcome
 
-    def outcome(is_slow: bool) -> Outcome:
-        slow[0] = is_slow
-        return resolvers.resolve(MINE, TWO, 0).outcome
+    def rest_us(self) -> int:
+        """How long it rests, until the moment before the next call."""
+        begin_us = self.clock.now_us
+        left_us = self.resolvers.function_stats()["rest_us"]["mine"]
+        self.clock.now_us += left_us - 1
+        assert self.outcome(0) is Outcome.RESTING
+        self.clock.now_us += 1
+        return self.clock.now_us - begin_us
 
-    assert [outcome(True), outcome(True), outcome(False)] == [Outcome.TOO_SLOW] * 2 + [Outcome.MERGED]
-    assert [outcome(True) for _ in range(4)] == [Outcome.TOO_SLOW] * 3 + [Outcome.RESTING]
-    clock.now_us += resolve.REST_US - 1
-    assert outcome(False) is Outcome.RESTING
-    clock.now_us += 1
-    assert outcome(False) is Outcome.MERGED
-    assert resolvers.stats() == {
-        "absent": 0, "single": 0, "newest": 0, "merged": 2, "threw": 0, "wrong-result": 0, "too-slow": 5, "resting": 2,
-        "functions": 1,
+
+def test_after_one_slow_call_a_function_is_not_called_whatever_the_key() -> None:
+    mine = Timed()
+    assert mine.outcome(60_000) is Outcome.TOO_SLOW
+    resolutions = [mine.resolvers.resolve(MINE, container(b"%d" % key, b"x"), 0) for key in range(50)]
+    assert {resolution.outcome for resolution in resolutions} == {Outcome.RESTING} and mine.calls == 1
+    assert [resolution.value for resolution in resolutions] == [b"%d" % key for key in range(50)]
+    assert resolutions[0].detail == "merge:mine: was too slow, and is not called for another 10 s"
+    # Another function is not concerned.
+    assert mine.resolvers.resolve(Policy(Mode.MERGE, "other"), TWO, 0).value == b"ab"
+    assert mine.rest_us() == resolve.REST_FIRST_US and mine.outcome(0) is Outcome.MERGED
+    assert mine.resolvers.stats() == {
+        "absent": 0, "single": 0, "newest": 0, "merged": 2, "threw": 0, "wrong-result": 0, "too-slow": 1, "resting": 51,
+        "functions": 2,
     }  # fmt: skip
+    figures = mine.resolvers.function_stats()
+    assert {name: counts["mine"] for name, counts in figures.items()} == {
+        "calls": 2, "failed": 0, "slow": 1, "skipped": 51, "rest_us": 0,
+    }  # fmt: skip
+
+
+def test_rests_grow_until_many_calls_were_in_time() -> None:
+    mine, rests = Timed(), []
+    for _ in range(12):
+        assert mine.outcome(60_000) is Outcome.TOO_SLOW
+        rests.append(mine.rest_us() // 1_000_000)
+        assert mine.outcome(0) is Outcome.MERGED
+    assert rests == [10, 20, 40, 80, 160, 320, 640, 1280, 2560, 3600, 3600, 3600]
+    for _ in range(resolve.GOOD_CALLS - 2):
+        mine.outcome(0)
+    assert mine.outcome(60_000) is Outcome.TOO_SLOW and mine.rest_us() == resolve.REST_MAX_US
+    for _ in range(resolve.GOOD_CALLS):
+        mine.outcome(0)
+    assert mine.outcome(60_000) is Outcome.TOO_SLOW and mine.rest_us() == resolve.REST_FIRST_US
+
+
+def test_a_call_that_nothing_stopped_makes_a_longer_rest() -> None:
+    mine = Timed()
+    assert mine.outcome(2_000_000) is Outcome.TOO_SLOW and mine.rest_us() == 200_000_000
+    assert mine.outcome(900_000_000) is Outcome.TOO_SLOW and mine.rest_us() == resolve.REST_MAX_US
+
+
+class Rings:
+    """An alarm that goes off at one place, as if the time were over there."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self.error: BaseException | None = None
+
+    def ring(self, where: str) -> None:
+        if where == self.where and self.error is not None:
+            error, self.error = self.error, None
+            raise error
+
+    def set(self, after_us: int, error: BaseException) -> None:
+        assert after_us == 50_000
+        self.error = error
+        self.ring("set")
+
+    def clear(self) -> None:
+        self.ring("clear")
+        self.error = None
+
+
+@pytest.mark.parametrize("where", ["set", "call", "clear", ""])
+def test_an_alarm_ends_the_call_wherever_it_goes_off(where: str) -> None:
+    before, alarm = sys.gettrace(), Rings(where)
+
+    def function(values: Sequence[bytes]) -> bytes:
+        alarm.ring("call")
+        return b"done"
+
+    resolution = Resolvers.from_functions({"mine": function}, clock=StepClock(), alarm=alarm).resolve(MINE, TWO, 0)
+    assert sys.gettrace() is before and alarm.error is None
+    assert resolution.outcome is (Outcome.TOO_SLOW if where else Outcome.MERGED)
+    if where:
+        assert resolution.detail.startswith("merge:mine: was stopped after 0 us, too much time: 50000 us and")
 
 
 def test_tracing_that_was_on_is_put_back() -> None:

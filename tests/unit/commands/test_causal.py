@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import hiredis
@@ -279,6 +280,42 @@ def test_siblings_in_tables(node: NodeDriver, ask: Asked) -> None:
     assert ask("RKV.GET", "s:k")[1:] == [b"c"]
     ask("DEBUG", "RELOAD")
     assert ask("GET", "s:k") == b"c" and ask("DEL", "s:k") == 1 and ask("DBSIZE") == 0
+
+
+class Slow:
+    """A merge function that takes 60 ms of the node's clock."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.clock = clock
+        self.calls = 0
+
+    def __call__(self, values: Sequence[bytes]) -> bytes:
+        self.calls += 1
+        self.clock.advance_us(60_000)
+        return b"late"
+
+
+def with_a_slow_merge() -> tuple[NodeDriver, Asked, Slow]:
+    """A node where k and l have two siblings each, and the function that should merge them is slow."""
+    clock = ManualClock()
+    slow = Slow(clock)
+    node = NodeDriver(clock=clock, merges={"slow": slow}, conflict_policy='" "merge:slow')
+    ask = Asked(node.connect())
+    for key in ("k", "l"):
+        ask("RKV.SET", key, "", "a")
+        ask("RKV.SET", key, "", "b")
+    return node, ask, slow
+
+
+def test_a_slow_merge_is_called_once_and_readers_get_the_newest() -> None:
+    node, ask, slow = with_a_slow_merge()
+    assert [ask("GET", key) for key in ("k", "l") * 5] == [b"b"] * 10 and slow.calls == 1
+    told = [text for _, text in node.log if "merge:slow" in text]
+    assert len(told) == 1
+    assert "siblings of key b'k' are not merged: merge:slow: was stopped after 60000 us" in told[0]
+    assert "it rests for 10 s" in told[0]
+    node.pass_time(11_000_000)
+    assert ask("GET", "l") == b"b" == ask("GET", "k") and slow.calls == 2
 
 
 def test_figures(node: NodeDriver, ask: Asked) -> None:
