@@ -89,7 +89,7 @@ def rkv_resolve(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
         return NULL, effects.NONE
     if len(visible) == 1:
         return bulk(visible[0].value or b""), effects.NONE
-    value, expire_at_ms = _resolved(view, container, _chosen(view, key, argv[3] if len(argv) == 4 else b""))
+    value, expire_at_ms = _resolved(view, key, container, _chosen(view, key, argv[3] if len(argv) == 4 else b""))
     if _policy(view, key).mode is Mode.LWW:
         return bulk(value), (effects.put(view.db, key, value, expire_at_ms),)
     return bulk(value), (effects.supersede(view.db, key, value, expire_at_ms, container.clock),)
@@ -110,13 +110,13 @@ def _chosen(view: View, key: bytes, name: bytes) -> Policy:
     return Policy(Mode.MERGE, word)
 
 
-def _resolved(view: View, container: Container, policy: Policy) -> tuple[bytes, int]:
+def _resolved(view: View, key: bytes, container: Container, policy: Policy) -> tuple[bytes, int]:
     """(value, absolute expiry in ms) of the siblings. CommandError when the merge fails: they stay as they are."""
     conflicts = view.keyspace.conflicts
     if conflicts is None:
         newest = container.visible(view.now_ms)[0]
         return newest.value or b"", newest.expire_at_ms
-    found = conflicts.resolvers.resolve(policy, container, view.now_ms)
+    found = conflicts.merge(policy, key, container, view.now_ms)
     if found.failed:
         raise CommandError(
             error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +13,19 @@ from tests.integration.cluster.conftest import Network, Ring, running_ring, wait
 
 EQUAL_S = 30.0
 NODES = (1, 2, 3)
-POLICIES = ["cart:", "siblings", "set:", "merge:union", "app:", "merge:joined"]
-MERGES = "def joined(values):\n    return b'+'.join(values)\n\nMERGES = {'joined': joined}\n"
+POLICIES = ["cart:", "siblings", "set:", "merge:union", "app:", "merge:joined", "slow:", "merge:slow"]
+MERGES = """
+import time
+
+def joined(values):
+    return b"+".join(values)
+
+def slow(values):
+    time.sleep(1)
+    return b"late"
+
+MERGES = {"joined": joined, "slow": slow}
+"""
 
 
 def seen(client: redis.Redis, key: str) -> tuple[bytes, list[bytes]]:
@@ -107,6 +119,20 @@ def test_clients_one_after_the_other_make_no_siblings(partitioned: tuple[Ring, N
     assert clients[3].append("cart:4", "!") == 4 and seen(clients[2], "cart:4")[1] == [b"100!"]
     for client in clients.values():
         client.close()
+
+
+def test_resolving_with_a_slow_merge_names_it_and_stops_nobody(partitioned: tuple[Ring, Network]) -> None:
+    ring, _ = partitioned
+    for turn in range(6):
+        with ring.client(NODES[turn % 3]) as client:
+            for value in ("a", "b"):
+                assert client.execute_command("RKV.SET", f"slow:{turn}", "", value) == b"OK"
+            begin_s = time.monotonic()
+            with pytest.raises(redis.ResponseError) as refused:
+                client.execute_command("RKV.RESOLVE", f"slow:{turn}")
+            assert time.monotonic() - begin_s < 0.7
+            assert str(refused.value).startswith("merge:slow: was ")
+            assert client.get(f"slow:{turn}") == b"b" and seen(client, f"slow:{turn}")[1] == [b"a", b"b"]
 
 
 def test_a_ring_does_not_start_with_a_merge_that_is_not_there(tmp_path: Path) -> None:

@@ -318,6 +318,14 @@ def test_a_slow_merge_is_called_once_and_readers_get_the_newest() -> None:
     assert ask("GET", "l") == b"b" == ask("GET", "k") and slow.calls == 2
 
 
+def test_resolving_with_a_slow_merge_names_it() -> None:
+    node, ask, slow = with_a_slow_merge()
+    assert refused(ask("RKV.RESOLVE", "k"), "merge:slow: was stopped after 60000 us") and slow.calls == 1
+    assert sum("merge:slow: was stopped" in text for _, text in node.log) == 1
+    assert refused(ask("RKV.RESOLVE", "l"), "merge:slow: was too slow, and is not called for another 10 s")
+    assert len(ask("RKV.GET", "k")) == 3 and ask("RKV.RESOLVE", "k", "BY", "newest") == b"b" and slow.calls == 1
+
+
 def test_figures(node: NodeDriver, ask: Asked) -> None:
     ask("RKV.SET", "s:k", "", "1")
     ask("RKV.SET", "s:k", "", "2")
