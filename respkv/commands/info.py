@@ -47,6 +47,11 @@ class Facts:
         found = self.figures.get(at, 0)
         return found if isinstance(found, (int, float)) else 0
 
+    def counts(self, at: str) -> Mapping[str, int | float]:
+        """Figures by label, none when the source gives none."""
+        found = self.figures.get(at)
+        return found if isinstance(found, Mapping) else {}
+
 
 def gather(server: Server, *, cluster_face: bool = False) -> Facts:
     """Ask everybody who keeps figures."""
@@ -489,6 +494,29 @@ def respkv_section(facts: Facts) -> list[Field]:
     return fields
 
 
+def siblings_section(facts: Facts) -> list[Field]:
+    """Keys whose concurrent writes are kept, and how merge functions fare, built-in ones included.
+
+    Without a conflict-policy there is no such section."""
+    plain = (
+        ("respkv_sibling_writes", "written"),
+        ("respkv_sibling_contexts", "superseded"),
+        ("respkv_sibling_warnings", "warned"),
+        ("respkv_sibling_refusals", "refused"),
+        ("respkv_siblings_most", "most"),
+        ("respkv_merges_written_back", "written_back"),
+    )
+    fields: list[Field] = [(name, int(facts.number(f"siblings.{key}"))) for name, key in plain]
+    for outcome, count in facts.counts("siblings.outcomes").items():
+        fields.append((f"respkv_sibling_reads_{outcome.replace('-', '_')}", int(count)))
+    figures = ("calls", "failed", "slow", "skipped")
+    counts = {figure: facts.counts(f"siblings.merge_{figure}") for figure in figures}
+    for name, left_us in facts.counts("siblings.merge_rest_us").items():
+        told = ",".join(f"{figure}={counts[figure][name]}" for figure in figures)
+        fields.append((f"respkv_merge_{name}", f"{told},rest_s={-(-left_us // 1_000_000)}"))
+    return fields
+
+
 Section = Callable[[Facts], list[Field]]
 
 #: all sections in the order in which they are printed
@@ -506,10 +534,11 @@ SECTIONS: Final[dict[str, Section]] = {
     "Latencystats": latencystats_section,
     "Cluster": cluster_section,
     "Keyspace": keyspace_section,
+    "Siblings": siblings_section,
     "Ring": ring_section,
     "Respkv": respkv_section,
 }
-_NOT_DEFAULT: Final = ("Commandstats", "Latencystats", "Ring", "Respkv")
+_NOT_DEFAULT: Final = ("Commandstats", "Latencystats", "Siblings", "Ring", "Respkv")
 
 
 def choose(words: list[str]) -> list[str]:
@@ -528,6 +557,8 @@ def render(server: Server, names: list[str], *, cluster_face: bool = False) -> b
     parts = []
     for name in names:
         if name == "Ring" and facts.ring is None:
+            continue
+        if name == "Siblings" and not facts.counts("siblings.outcomes"):
             continue
         lines = [f"# {name}", *(f"{field}:{value}" for field, value in SECTIONS[name](facts))]
         parts.append("".join(f"{line}\r\n" for line in lines))

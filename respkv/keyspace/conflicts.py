@@ -153,8 +153,9 @@ class Conflicts:
             self._log("warning", text)
 
     def stats(self) -> dict[str, Any]:
-        """Counters for metrics; ``outcomes`` by how a reader's one value came about."""
+        """Counters for metrics; ``outcomes`` by how a reader's one value came about, ``merge_...`` by function."""
         outcomes = self.resolvers.stats()
+        functions = self.resolvers.function_stats()
         return {
             "written": self.written,
             "superseded": self.superseded,
@@ -165,4 +166,5 @@ class Conflicts:
             "merge_functions": outcomes.pop("functions"),
             "actors_issued": self.actors.issued,
             "outcomes": outcomes,
+            **{f"merge_{figure}": counts for figure, counts in functions.items()},
         }

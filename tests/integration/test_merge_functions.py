@@ -69,4 +69,6 @@ def test_a_slow_merge_does_not_stop_the_server(server: ServerProcess, name: str)
             stop.set()
             pinging.join()
         assert took_s < 0.7 and longest[0] < 0.7
+        told = client.info("siblings")
+        assert (told[f"respkv_merge_{name}"]["calls"], told[f"respkv_merge_{name}"]["slow"]) == (1, 1)
     assert f"merge:{name}: was stopped after" in server.log_text()

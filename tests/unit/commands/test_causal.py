@@ -326,6 +326,34 @@ def test_resolving_with_a_slow_merge_names_it() -> None:
     assert len(ask("RKV.GET", "k")) == 3 and ask("RKV.RESOLVE", "k", "BY", "newest") == b"b" and slow.calls == 1
 
 
+def test_figures_of_merge_functions() -> None:
+    node, ask, _ = with_a_slow_merge()
+    for key in ("k", "k", "l"):
+        ask("GET", key)
+    assert refused(ask("RKV.RESOLVE", "k", "BY", "union"), "merge:union: JSONDecodeError")
+    found = {row.name: figure for row, figure in node.node.metrics.collect()}
+    reads = found["respkv_sibling_reads_total"]
+    assert reads["too-slow"] == 1 and reads["resting"] == 2
+    assert found["respkv_merge_calls_total"] == {"max": 0, "min": 0, "longest": 0, "union": 1, "slow": 1}
+    assert found["respkv_merge_failures_total"]["union"] == 1 and found["respkv_merge_failures_total"]["slow"] == 0
+    assert found["respkv_merge_slow_calls_total"]["slow"] == 1 and found["respkv_merge_skipped_total"]["slow"] == 2
+    assert 9_000_000 < found["respkv_merge_rest_seconds"]["slow"] <= 10_000_000
+    text = bytes(ask("INFO", "siblings")).decode()
+    assert text.startswith("# Siblings\r\nrespkv_sibling_writes:4\r\n")
+    for line in (
+        "respkv_sibling_refusals:0", "respkv_siblings_most:2", "respkv_sibling_reads_too_slow:1",
+        "respkv_merge_union:calls=1,failed=1,slow=0,skipped=0,rest_s=0",
+        "respkv_merge_slow:calls=1,failed=0,slow=1,skipped=2,rest_s=10",
+    ):  # fmt: skip
+        assert f"\r\n{line}\r\n" in text
+    assert b"# Siblings" in ask("INFO", "all") and b"# Siblings" not in ask("INFO")
+
+
+def test_without_a_policy_nothing_is_told_of_siblings() -> None:
+    ask = Asked(NodeDriver().connect())
+    assert ask("INFO", "siblings") == b"" and b"# Siblings" not in ask("INFO", "all")
+
+
 def test_figures(node: NodeDriver, ask: Asked) -> None:
     ask("RKV.SET", "s:k", "", "1")
     ask("RKV.SET", "s:k", "", "2")
