@@ -375,12 +375,16 @@ class Forwards:
         longest_us = time_for(message, message.flags >> AGAIN_AT & AGAIN_MAX)
         return left_ms if message.until_ms and left_ms <= longest_us // 1000 else 0
 
+    def _refuse_late(self, peer: int, op: int) -> None:
+        """Nothing was done and nothing will be: it may be asked again."""
+        self.expired += 1
+        self.tell_time(peer)
+        self._send(peer, Forwarded(op, EXPIRED, b""))
+
     def _begin(self, peer: int, message: Forward) -> None:
         op, left_ms = message.op, self._left_ms(message)
         if left_ms <= 0:
-            self.expired += 1
-            self.tell_time(peer)
-            self._send(peer, Forwarded(op, EXPIRED, b""))
+            self._refuse_late(peer, op)
             return
         session = self._session(peer, message)
         # A transaction may still be under way that its client has given up.
@@ -388,9 +392,15 @@ class Forwards:
             self._send(peer, Forwarded(op, NOT_DONE, b""))
             return
         self.executed += 1
-        session.until_us = (self._server.clock.steady_us() // 1000 + left_ms) * 1000 if message.flags & UNTIL else 0
+        clock = self._server.clock
+        until_us = (clock.steady_us() // 1000 + left_ms) * 1000 if message.flags & UNTIL else 0
+        session.until_us = until_us
 
         def answer(reply: bytes) -> None:
+            if reply == errors.TRY_AGAIN and 0 < until_us <= clock.steady_us():
+                # It has waited for others until it was too late, and changed nothing.
+                self._refuse_late(peer, op)
+                return
             # Damage is met before anything is changed: somebody else can do it.
             self._send(peer, Forwarded(op, NOT_DONE if reply == errors.CORRUPT else DONE, reply))
 

@@ -473,6 +473,21 @@ def test_what_comes_behind_a_write_that_waits_is_not_done_before_it() -> None:
     assert [message for _, message in world.sent] == [Forwarded(0, DONE, b":1\r\n"), Forwarded(9, DONE, b":2\r\n")]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_what_has_waited_for_others_too_long_is_asked_again(late: bool) -> None:
+    """Comparing with a busy replica has taken all of its time: that is no reason to bother a client."""
+    world, (first, *_) = crowd(1)
+    world.crowded = False
+    pending = Pending()
+    world.replies = [pending]
+    world.forwards.on_timer(world.server.now_us)
+    world.server.clock.now_us += EXECUTE_US if late else 1000
+    pending.complete(errors.TRY_AGAIN)
+    *time, (_, answer) = world.sent
+    assert answer == (Forwarded(first.op, EXPIRED, b"") if late else Forwarded(first.op, DONE, errors.TRY_AGAIN))
+    assert len(time) == late
+
+
 def test_writes_that_wait_are_bounded_and_go_with_their_link() -> None:
     world, (first, *_) = crowd(1)
     large = first._replace(op=9, commands=((b"SET", b"k", bytes(HELD_BYTES - 3000)),), until_ms=first.until_ms + 1500)
