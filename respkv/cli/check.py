@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import respkv
 from respkv.base.errors import CorruptionError, FormatError, RespkvError
 from respkv.env.fs import FileSystem
 from respkv.env.posix import PosixFileSystem
@@ -27,6 +28,7 @@ from respkv.storage.write_batch import iterate_payload
 
 USAGE: Final = """\
 Usage: respkv-check [--quiet] DIR
+       respkv-check -v or --version
 
 Verifies every file of the data directory DIR, of a server that is not running, and changes nothing.
 """
@@ -161,6 +163,9 @@ def check(fs: FileSystem, directory: str, say: Say) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check the directory that is named; the exit status."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given in (["-v"], ["--version"]):
+        print(f"respkv-check {respkv.__version__}")
+        return 0
     quiet = "--quiet" in given
     paths = [argument for argument in given if argument != "--quiet"]
     if len(paths) != 1 or paths[0].startswith("-"):

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import respkv
 from respkv.cli.local_ring import HOST, OWN_DIRECTIVES, LocalRing, LocalRingError, Report, describe
 
 _HEAD = ("node", "pid", "plain", "cluster", "links", "state", "keys", "hints")
@@ -96,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="respkv-cluster", description="A ring of respkv-server processes on this machine.",
         epilog="What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always",
     )  # fmt: skip
+    parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {respkv.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
     start = verbs.add_parser("start", help="start what does not run, wait until the ring is formed")
     status = verbs.add_parser("status", help="print one line a node, and how the ring is")

@@ -102,7 +102,7 @@ def version_text() -> str:
     """What ``--version`` prints on standard output, without the newline."""
     version = DIRECTIVES["respkv-reported-version"].default
     build = checksum(f"respkv {respkv.__version__}".encode())
-    return f"Redis server v={version} sha=00000000:0 malloc=libc bits=64 build={build:x}"
+    return f"Redis server v={version} sha=00000000:0 malloc=libc bits=64 build={build:x} respkv={respkv.__version__}"
 
 
 def usage_text(program: str) -> str:

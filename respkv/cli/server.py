@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+import respkv
 from respkv.base.build import is_compiled
 from respkv.cli import options
 from respkv.commands.table import build_table
@@ -104,7 +105,8 @@ def _serve(
     version = config.string("respkv-reported-version")
     log(
         "notice",
-        f"Redis version={version}, bits=64, commit=00000000, modified=0, pid={log.pid}, just started",
+        f"Redis version={version}, bits=64, commit=00000000, modified=0, pid={log.pid},"
+        f" respkv={respkv.__version__}, just started",
     )
     if has_file:
         log("notice", "Configuration loaded")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import respkv
 from tests.integration.conftest import LOG_LINE, ServerProcess, free_port, run_server
 
 Start = Callable[..., ServerProcess]
@@ -21,6 +22,7 @@ def test_version_and_help() -> None:
     version = run_server("--version")
     assert version.returncode == 0
     assert version.stdout.startswith("Redis server v=7.4.0 sha=00000000:0 malloc=libc bits=64 build=")
+    assert version.stdout.endswith(f" respkv={respkv.__version__}\n")
     usage = run_server("--help")
     assert usage.returncode == 1 and "Usage:" in usage.stderr
 
@@ -116,6 +118,8 @@ def test_log_landmarks(start_server: Start) -> None:
     places = []
     for landmark in (
         "oO0OoO0OoO0Oo Redis is starting oO0OoO0OoO0Oo",
+        f"Redis version=7.4.0, bits=64, commit=00000000, modified=0, pid={server.pid}, respkv={respkv.__version__},"
+        " just started",
         f"Running mode=standalone, port={server.port}.",
         "Server initialized",
         "DB loaded from disk: 0.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from respkv.cli.check import check
+import respkv
+from respkv.cli.check import check, main
 from respkv.storage.identity import open_directory
 from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_engine
@@ -46,6 +47,12 @@ def checked(fs: SimulatedFileSystem) -> tuple[bool, str]:
 def table(fs: SimulatedFileSystem) -> str:
     (name,) = fs.listdir("/d/tables")
     return f"/d/tables/{name}"
+
+
+@pytest.mark.parametrize("word", ["-v", "--version"])
+def test_its_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word]) == 0
+    assert capsys.readouterr() == (f"respkv-check {respkv.__version__}\n", "")
 
 
 def test_a_clean_stop_is_good() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import respkv
 from respkv.cli import cluster
 from respkv.cli.local_ring import LocalNode, LocalRing, LocalRingError, Report, describe, make_nodes
 from respkv.config.syntax import split_words
@@ -82,6 +83,13 @@ def test_options_behind_two_dashes() -> None:
     for words in (["--port", "1"], ["--Dir", "/x"], ["--cluster-secret x"], ["file.conf"]):
         with pytest.raises(LocalRingError, match=r"by respkv-cluster itself|no option"):
             cluster.server_options(words)
+
+
+@pytest.mark.parametrize("word", ["-v", "--version"])
+def test_its_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cluster.main([word])
+    assert capsys.readouterr() == (f"respkv-cluster {respkv.__version__}\n", "")
 
 
 def test_what_cannot_be_done_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

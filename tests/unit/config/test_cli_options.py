@@ -51,7 +51,8 @@ def test_values_are_quoted() -> None:
 def test_version(arguments: list[str]) -> None:
     assert parse_arguments(arguments).action is Action.VERSION
     assert re.fullmatch(
-        r"Redis server v=7\.4\.\d+ sha=00000000:0 malloc=libc bits=64 build=[0-9a-f]+", version_text()
+        r"Redis server v=7\.4\.\d+ sha=00000000:0 malloc=libc bits=64 build=[0-9a-f]+ respkv=\d+\.\d+\.\d+",
+        version_text(),
     )
 
 
