@@ -21,6 +21,7 @@ from pathlib import Path
 import respkv
 from respkv.cli.local_ring import HOST, OWN_DIRECTIVES, LocalRing, LocalRingError, Report, describe
 
+_OPTIONS_HELP = "What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always"
 _HEAD = ("node", "pid", "plain", "cluster", "links", "state", "keys", "hints")
 
 
@@ -94,12 +95,13 @@ def server_options(words: Sequence[str]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="respkv-cluster", description="A ring of respkv-server processes on this machine.",
-        epilog="What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always",
-    )  # fmt: skip
+        prog="respkv-cluster", description="A ring of respkv-server processes on this machine.", epilog=_OPTIONS_HELP
+    )
     parser.add_argument("-v", "--version", action="version", version=f"%(prog)s {respkv.__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    start = verbs.add_parser("start", help="start what does not run, wait until the ring is formed")
+    start = verbs.add_parser(
+        "start", help="start what does not run, wait until the ring is formed", epilog=_OPTIONS_HELP
+    )
     status = verbs.add_parser("status", help="print one line a node, and how the ring is")
     stop = verbs.add_parser("stop", help="end all nodes and wait for them")
     for each in (start, status, stop):
@@ -107,7 +109,8 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--nodes", type=int, help="3 unless told")
     start.add_argument("--base-port", type=int, help="plain face of node 1, 7001 unless told")
     for each in (start, stop):
-        each.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS")
+        each.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="60 unless told")
+    start.usage = start.format_usage().removeprefix("usage: ").rstrip() + " [-- options of the servers]"
     return parser
 
 

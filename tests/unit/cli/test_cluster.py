@@ -92,6 +92,15 @@ def test_its_version(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == (f"respkv-cluster {respkv.__version__}\n", "")
 
 
+def test_help_of_start_tells_of_the_servers_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cluster.main(["start", "-h"])
+    usage, _, rest = capsys.readouterr().out.partition("\n\n")
+    assert usage.startswith("usage: respkv-cluster start [-h] --dir DIR")
+    assert usage.endswith("[-- options of the servers]")
+    assert "respkv-cluster start --dir DIR -- --appendfsync always" in " ".join(rest.split())
+
+
 def test_what_cannot_be_done_is_said_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cluster.main(["stop", "--dir", str(tmp_path)]) == 1
     assert cluster.main(["start", "--dir", str(tmp_path), "--nodes", "0"]) == 1
