@@ -19,7 +19,8 @@ from typing import Final
 
 from compat.load.connection import Connection, ServerError, parse_info
 from compat.load.servers import HOST, IDLE_CPU_SHARE, LoadError, Server, process_cpu_s, tell_uncompiled, tree
-from respkv.cli.local_ring import ALTERNATE_STEP, LocalRing, LocalRingError, make_nodes
+from respkv.cli.local_node import ALTERNATE_STEP, LocalRingError, make_nodes
+from respkv.cli.local_ring import LocalRing
 
 START_S: Final = 60.0
 #: Members of a ring ask after each other and compare what they hold all the time.

@@ -19,7 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import respkv
-from respkv.cli.local_ring import HOST, OWN_DIRECTIVES, LocalRing, LocalRingError, Report, describe
+from respkv.cli.local_node import HOST, LocalRingError, Report, describe
+from respkv.cli.local_ring import OWN_DIRECTIVES, LocalRing
 
 _OPTIONS_HELP = "What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always"
 _HEAD = ("node", "pid", "plain", "cluster", "links", "state", "keys", "hints")

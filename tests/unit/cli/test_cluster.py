@@ -16,7 +16,8 @@ import pytest
 
 import respkv
 from respkv.cli import cluster
-from respkv.cli.local_ring import LocalNode, LocalRing, LocalRingError, Report, describe, make_nodes
+from respkv.cli.local_node import LocalNode, LocalRingError, Report, describe, make_nodes
+from respkv.cli.local_ring import LocalRing
 from respkv.config.syntax import split_words
 
 
