@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import respkv
-from respkv.cli.local_node import HOST, LocalRingError, Report, describe
+from respkv.cli.local_node import FORMING, HOST, REFUSED, LocalRingError, Report, describe
 from respkv.cli.local_ring import OWN_DIRECTIVES, LocalRing
 
 _OPTIONS_HELP = "What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always"
@@ -57,17 +57,22 @@ def status_table(ring: LocalRing) -> str:
 
 
 def summary(reports: Sequence[Report]) -> list[str]:
-    """The ring in words; nothing when no node tells of it."""
+    """What nodes outside the ring say, then the ring in words; nothing when no node tells of it."""
+    outside = [
+        f"node {number}: {report.ring}"
+        for number, report in enumerate(reports, 1)
+        if report.state in (FORMING, REFUSED)
+    ]
     told = next((report for report in reports if report.slots is not None), None)
     if told is None or told.slots is None:
-        return []
+        return outside
     whole, danger, down = told.slots
     keys = [report.keys for report in reports if report.keys is not None]
     count = f"{sum(keys)} keys" if len(keys) == len(reports) else f"{sum(keys)} keys at the nodes that answer"
     slots = f"all {whole} slots are ok"
     if danger or down:
         slots = f"slots: {whole} ok, {danger} in danger, {down} without a majority of their replicas"
-    return [told.ring, f"{count}; {slots}"]
+    return [*outside, told.ring, f"{count}; {slots}"]
 
 
 def connections(ring: LocalRing) -> str:

@@ -25,6 +25,13 @@ NODES_MAX: Final = 100
 LINK_STEP: Final = 10_000
 _PORT_MAX: Final = 65_535
 _ANSWER_S: Final = 2.0
+#: States of a node: no process, one that does not listen yet, no member yet, never a member, a member, no answer.
+STOPPED: Final = "stopped"
+STARTING: Final = "starting"
+FORMING: Final = "forming"
+REFUSED: Final = "refused"
+READY: Final = "ready"
+SILENT: Final = "silent"
 _LOG_LINES: Final = 10
 
 
@@ -39,7 +46,7 @@ class Report:
     in danger and without a majority of their replicas. None: it does not say. ``ring`` is what it says of itself."""
 
     pid: int = 0
-    state: str = "stopped"
+    state: str = STOPPED
     live: int | None = None
     keys: int | None = None
     hints: int | None = None
@@ -96,21 +103,24 @@ class LocalNode:
         try:
             with _Client(self.port, password) as client:
                 reply = client.call("PING")
-                if isinstance(reply, hiredis.ReplyError):
-                    return Report(pid, "forming" if str(reply).startswith("LOADING") else str(reply))
+                state = _outside(reply) if isinstance(reply, hiredis.ReplyError) else READY
+                if state not in (READY, FORMING, REFUSED):
+                    return Report(pid, state)
                 facts = _facts(client.call("RKV.STATUS"))
+                if state != READY:
+                    return Report(pid, state, ring=_text(facts.get(b"status")))
                 hints = _hints_pending(client.call("RKV.NODES"))
             with _Client(self.alternate_port, password) as client:
                 keys = client.call("DBSIZE")
         except ConnectionRefusedError:
-            return Report(pid, "starting")
+            return Report(pid, STARTING)
         except (OSError, hiredis.ProtocolError):
-            return Report(pid, "silent")
-        live, ring = facts.get(b"members_live"), facts.get(b"status")
+            return Report(pid, SILENT)
+        live = facts.get(b"members_live")
         slots = [facts.get(name) for name in (b"slots_ok", b"slots_pfail", b"slots_fail")]
         return Report(
-            pid, "ready", live if isinstance(live, int) else None, keys if isinstance(keys, int) else None, hints,
-            ring.decode() if isinstance(ring, bytes) else "",
+            pid, READY, live if isinstance(live, int) else None, keys if isinstance(keys, int) else None, hints,
+            _text(facts.get(b"status")),
             (int(slots[0]), int(slots[1]), int(slots[2])) if None not in slots else None,  # type: ignore[arg-type]
         )  # fmt: skip
 
@@ -140,6 +150,17 @@ class _Client:
                 raise ConnectionError("closed")
             self._reader.feed(data)
         return reply
+
+
+def _outside(reply: hiredis.ReplyError) -> str:
+    """The state of a node that answers with an error: it waits for a ring, will never have one, or that error."""
+    text = str(reply)
+    return {"LOADING": FORMING, "CLUSTERDOWN": REFUSED}.get(text.partition(" ")[0], text)
+
+
+def _text(value: Any) -> str:
+    """What a node says in words, empty when it does not."""
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else ""
 
 
 def _facts(reply: Any) -> dict[bytes, Any]:

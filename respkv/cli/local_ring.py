@@ -25,7 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from respkv.cli.local_node import HOST, LocalNode, LocalRingError, Report, describe, make_nodes
+from respkv.cli.gathering import Gathering, Verdict
+from respkv.cli.local_node import HOST, STARTING, LocalNode, LocalRingError, Report, describe, make_nodes
 from respkv.env.posix import PosixFileSystem, SystemClock, sleep_us
 from respkv.env.rng import random_bytes
 
@@ -86,22 +87,24 @@ class LocalRing:
 
     def start(self, extra: Sequence[str], *, timeout_s: float, command: Sequence[str] = ()) -> None:
         """Start what does not run and wait until every node sees all others. LocalRingError after what was started
-        has been ended again. ``command``: the server to run, this program's own unless told."""
+        has been ended again; where the others are a ring only what can be no part of it. ``command``: the server
+        to run, this program's own unless told."""
         lock = self._lock()
         started: dict[LocalNode, subprocess.Popen[bytes]] = {}
-        formed = False
+        useless = started
         try:
             for node in self._to_start():
                 started[node] = self._launch(node, extra, command)
-            self._wait_formed(started, timeout_s)
-            formed = True
+            lost = self._wait_formed(started, timeout_s)
+            useless = {node: process for node, process in started.items() if node.number in lost}
         finally:
-            if not formed:
-                for process in started.values():
-                    process.terminate()
-                for process in started.values():
-                    process.wait()
+            for process in useless.values():
+                process.terminate()
+            for process in useless.values():
+                process.wait()
             lock.close()
+        if lost:
+            raise LocalRingError(self._without(lost))
 
     def stop(self, *, timeout_s: float) -> None:
         """SIGTERM to every node that runs, and wait. LocalRingError names those that are still there."""
@@ -162,24 +165,48 @@ class LocalRing:
         self._say(f"node {node.number}: started, pid {process.pid}, port {node.port}")
         return process
 
-    def _wait_formed(self, started: Mapping[LocalNode, subprocess.Popen[bytes]], timeout_s: float) -> None:
+    def _wait_formed(
+        self, started: Mapping[LocalNode, subprocess.Popen[bytes]], timeout_s: float
+    ) -> dict[int, str]:
+        """Wait until all nodes that can be are a ring. Number of each other one -> why it can be no member."""
+        gathering = Gathering()
         give_up_us = self._clock.monotonic_us() + int(timeout_s * 1e6)
         seen: dict[int, str] = {}
         while True:
             reports = self.reports()
+            ended = {
+                node.number: f"ended, status {process.returncode}:\n{node.log_tail()}"
+                for node, process in started.items()
+                if process.poll() is not None
+            }
+            verdict = gathering.judge(reports, ended)
             for node, report in zip(self.nodes, reports):
-                process = started.get(node)
-                if process is not None and process.poll() is not None:
-                    raise LocalRingError(f"node {node.number} ended, status {process.returncode}:\n{node.log_tail()}")
-                text = describe(report, len(self.nodes)) if report.pid else "starting"
+                text = describe(report, len(self.nodes)) if report.pid else STARTING
+                text = gathering.lost.get(node.number, text).partition("\n")[0].removesuffix(":")
                 if seen.get(node.number) != text:
                     self._say(f"node {node.number}: {text}")
                     seen[node.number] = text
-            if all(report.live == len(self.nodes) for report in reports):
-                return
+            if verdict is Verdict.NO_RING:
+                number, reason = next(iter(gathering.lost.items()))
+                raise LocalRingError(f"node {number}: {reason}")
+            if verdict is Verdict.DONE:
+                return gathering.lost
             if self._clock.monotonic_us() > give_up_us:
                 raise LocalRingError(f"the ring has not formed within {timeout_s:g} s; see {self.directory}/node-*.log")
             sleep_us(_POLL_US)
+
+    def _without(self, lost: Mapping[int, str]) -> str:
+        """What is to be done about nodes without which the others are a ring."""
+        reasons = [f"node {number} can be no member: {reason}" for number, reason in lost.items()]
+        others = ", ".join(f"node {node.number}" for node in self.nodes if node.number not in lost)
+        away = ", ".join(str(self.nodes[number - 1].path("")) for number in lost)
+        return "\n".join([
+            *reasons,
+            f"Running: {others}; respkv-cluster status --dir {self.directory} tells how the ring fares.",
+            f"Put back what was in {away}, or mend what the log complains of, and start again.",
+            "What is lost for good cannot be made up for in this ring: start a new one in another directory, and copy"
+            " the keys to it (SCAN, DUMP, RESTORE).",
+        ])  # fmt: skip
 
     def _signal(self, node: LocalNode, waiting: dict[int, LocalNode]) -> None:
         """SIGTERM through a descriptor of the process, so that it cannot meet another one under the same number."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -250,25 +251,29 @@ def test_a_ring_of_one(tmp_path: Path) -> None:
         ring.end()
 
 
+#: Servers that take little memory.
+SMALL = ["--", "--memtable-bytes", "16mb", "--ballast-bytes", "1mb"]
+
+
 def command(directory: Path, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run respkv-cluster on a directory."""
     given = [sys.executable, "-m", "respkv.cli.cluster", verb, "--dir", str(directory), *words]
     return subprocess.run(given, capture_output=True, text=True, timeout=90)
 
 
-def free_base() -> int:
-    """A first port for a local ring of two."""
+def free_base(nodes: int = 2) -> int:
+    """A first port for a local ring."""
+    steps = [first + step for first in (0, 100, 10_000) for step in range(nodes)]
     while True:
         base = low_port()
-        if all(is_free(base + step) for step in (1, 100, 101, 10_000, 10_001)):
+        if all(is_free(base + step) for step in steps):
             return base
 
 
 def test_the_command_starts_shows_and_stops_a_local_ring() -> None:
-    small = ["--", "--memtable-bytes", "16mb", "--ballast-bytes", "1mb"]
     with tempfile.TemporaryDirectory(prefix="respkv-local-", ignore_cleanup_errors=True) as name:
         directory, base = Path(name) / "ring", free_base()
-        done = command(directory, "start", "--nodes", "2", "--base-port", str(base), *small)
+        done = command(directory, "start", "--nodes", "2", "--base-port", str(base), *SMALL)
         try:
             assert done.returncode == 0, done.stdout + done.stderr
             assert f"redis-cli -p {base}\n" in done.stdout and "node 2: ready" in done.stdout
@@ -281,16 +286,65 @@ def test_the_command_starts_shows_and_stops_a_local_ring() -> None:
             assert [row[5] for row in rows[1:3]] == ["ready", "ready"]
             assert sum(int(row[6]) for row in rows[1:3]) == 1
             assert " ".join(rows[4]) == "1 keys; all 16384 slots are ok"
-            again = command(directory, "start", *small)
+            again = command(directory, "start", *SMALL)
             assert again.returncode == 0 and "started" not in again.stdout
             assert command(directory, "stop").returncode == 0
             rows = [line.split() for line in command(directory, "status").stdout.splitlines()]
             assert [row[5] for row in rows[1:]] == ["stopped", "stopped"]
-            assert command(directory, "start", *small).returncode == 0
+            assert command(directory, "start", *SMALL).returncode == 0
             with redis.Redis(port=base) as client:
                 assert client.get("k") == b"v"
         finally:
             assert command(directory, "stop").returncode == 0
+
+
+@contextmanager
+def local_ring(nodes: int) -> Iterator[tuple[Path, int]]:
+    """A ring that respkv-cluster has started; its directory and first port."""
+    with tempfile.TemporaryDirectory(prefix="respkv-local-", ignore_cleanup_errors=True) as name:
+        directory, base = Path(name) / "ring", free_base(nodes)
+        try:
+            done = command(directory, "start", "--nodes", str(nodes), "--base-port", str(base), *SMALL)
+            assert done.returncode == 0, done.stdout + done.stderr
+            yield directory, base
+        finally:
+            assert command(directory, "stop").returncode == 0
+
+
+def kill(directory: Path, number: int) -> None:
+    """A node ends without a word."""
+    pid = int((directory / f"node-{number}.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    words = Path(f"/proc/{pid}/cmdline")
+    wait_until(lambda: not words.exists() or not words.read_bytes(), 10)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(1, "it has lost its data and founds another ring"), (3, "the cluster is complete")]
+)
+def test_the_command_does_not_wait_for_a_member_without_its_data(number: int, reason: str) -> None:
+    with local_ring(3) as (directory, base):
+        others = [other for other in (1, 2, 3) if other != number]
+        with redis.Redis(port=base + others[0] - 1) as client:
+            assert client.set("k", "v")
+        kill(directory, number)
+        shutil.rmtree(directory / f"node-{number}")
+        pids = [(directory / f"node-{other}.pid").read_text() for other in others]
+        began = time.monotonic()
+        done = command(directory, "start", "--timeout", "40", *SMALL)
+        assert done.returncode == 1 and time.monotonic() - began < 20
+        assert f"node {number}: " in done.stdout and reason in done.stdout
+        assert f"{directory}/node-{number}" in done.stderr and "another directory" in done.stderr
+        assert f"Running: node {others[0]}, node {others[1]};" in done.stderr
+        assert [(directory / f"node-{other}.pid").read_text() for other in others] == pids
+        # Nor does it keep the others from being started.
+        assert command(directory, "stop").returncode == 0
+        done = command(directory, "start", "--timeout", "40", *SMALL)
+        assert done.returncode == 1 and reason in done.stdout
+        rows = [line.split() for line in command(directory, "status").stdout.splitlines()]
+        assert [row[5] for row in rows[1:4]] == ["stopped" if each == number else "ready," for each in (1, 2, 3)]
+        with redis.Redis(port=base + others[1] - 1) as client:
+            assert client.get("k") == b"v"
 
 
 def test_the_command_says_why_a_node_does_not_start(tmp_path: Path) -> None:

@@ -203,6 +203,8 @@ def bulk(text: str) -> bytes:
 STATUS = b"*10\r\n" + bulk("status") + bulk("member") + bulk("members_live") + b":1\r\n" + b"".join(
     bulk(f"slots_{name}") + b":%d\r\n" % count for name, count in (("ok", 16000), ("pfail", 0), ("fail", 384))
 )
+#: What one says that is no member: of nobody's number.
+OUTSIDE = b"*4\r\n" + bulk("status") + bulk("why") + bulk("members_live") + b":0\r\n"
 HINTS = b"*2\r\n" + b"".join(
     b"*4\r\n" + bulk("short") + b":1\r\n" + bulk("hints-pending") + count for count in (b":0\r\n", b":7\r\n")
 )
@@ -220,11 +222,15 @@ def test_a_node_that_is_up(sleeper: LocalNode) -> None:
 
 @pytest.mark.parametrize(
     ("replies", "state"),
-    [((b"-LOADING x\r\n",), "forming"), ((b"-NOAUTH x\r\n",), "NOAUTH x"), ((), "silent"), ((b"?\r\n",), "silent")],
-)
+    [
+        ((b"-LOADING x\r\n", OUTSIDE), "forming"), ((b"-CLUSTERDOWN x\r\n", OUTSIDE), "refused"),
+        ((b"-LOADING x\r\n",), "silent"), ((b"-NOAUTH x\r\n",), "NOAUTH x"), ((), "silent"), ((b"?\r\n",), "silent"),
+    ],
+)  # fmt: skip
 def test_a_node_that_is_not_ready(sleeper: LocalNode, replies: tuple[bytes, ...], state: str) -> None:
     report = reported(sleeper, FakeFace(*replies), FakeFace())
     assert (report.state, report.live, report.keys) == (state, None, None)
+    assert report.ring == ("why" if OUTSIDE in replies else "")
 
 
 def test_the_table_is_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -244,4 +250,6 @@ def test_the_ring_in_words() -> None:
     torn = Report(1, "ready", 1, 7, 0, "member of cluster x", (0, 384, 16000))
     slots = "slots: 0 ok, 384 in danger, 16000 without a majority of their replicas"
     assert cluster.summary([torn])[1] == f"7 keys; {slots}"
-    assert cluster.summary([Report(), Report(5, "forming")]) == []
+    assert cluster.summary([Report(), Report(5, "starting")]) == []
+    outside = [Report(5, "forming", ring="waiting for 1 more"), Report(6, "refused", ring="refused: no data")]
+    assert cluster.summary([Report(), *outside]) == ["node 2: waiting for 1 more", "node 3: refused: no data"]
