@@ -7,7 +7,7 @@
 The plain face of node 1 is at the base port, its cluster face 100 above, its port for links 10000 above; node 2 follows
 one port higher. ``start`` is told nodes and ports once; then the directory knows them. Options of the servers hold for
 the processes that this start begins. A password is read from REDISCLI_AUTH, as redis-cli does. Exit status 0: done;
-1: it could not be done, with the reason.
+1: it could not be done, with the reason. Of ``status`` 0: all nodes are up and no slot is in danger; else 1.
 """
 
 from __future__ import annotations
@@ -19,10 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import respkv
-from respkv.cli.local_node import FORMING, HOST, REFUSED, LocalRingError, Report, describe
+from respkv.cli.local_node import FORMING, HOST, REFUSED, LocalRingError, Report, Slots, describe
 from respkv.cli.local_ring import OWN_DIRECTIVES, LocalRing
+from respkv.cli.ring_health import is_healthy, slots_by_health
 
 _OPTIONS_HELP = "What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always"
+_STATUS_HELP = (
+    "Exit status 0: all nodes are up and see each other, and no slot is in danger; 1: anything else. A node that cannot"
+    " be reached from here counts as away, whatever the others believe of it yet."
+)
 _HEAD = ("node", "pid", "plain", "cluster", "links", "state", "keys", "hints")
 
 
@@ -30,13 +35,12 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def status_table(ring: LocalRing) -> str:
-    """One line a node, then what the ring is like as its first node sees it that answers.
+def status_table(ring: LocalRing, reports: Sequence[Report], slots: Slots | None) -> str:
+    """One line a node, then what the ring is like.
 
     Keys are those whose first owner a node is, hints the writes it keeps for other nodes.
     """
     rows = [list(_HEAD)]
-    reports = ring.reports()
     for node, report in zip(ring.nodes, reports):
         figures = [report.pid or None, node.port, node.alternate_port, node.link_port]
         state = describe(report, len(ring.nodes))
@@ -53,10 +57,10 @@ def status_table(ring: LocalRing) -> str:
         )
         for row in rows
     ]
-    return "\n".join(lines + summary(reports))
+    return "\n".join(lines + summary(reports, slots))
 
 
-def summary(reports: Sequence[Report]) -> list[str]:
+def summary(reports: Sequence[Report], slots: Slots | None) -> list[str]:
     """What nodes outside the ring say, then the ring in words; nothing when no node tells of it."""
     outside = [
         f"node {number}: {report.ring}"
@@ -64,15 +68,15 @@ def summary(reports: Sequence[Report]) -> list[str]:
         if report.state in (FORMING, REFUSED)
     ]
     told = next((report for report in reports if report.slots is not None), None)
-    if told is None or told.slots is None:
+    if told is None or slots is None:
         return outside
-    whole, danger, down = told.slots
+    whole, danger, down = slots
     keys = [report.keys for report in reports if report.keys is not None]
     count = f"{sum(keys)} keys" if len(keys) == len(reports) else f"{sum(keys)} keys at the nodes that answer"
-    slots = f"all {whole} slots are ok"
+    health = f"all {whole} slots are ok"
     if danger or down:
-        slots = f"slots: {whole} ok, {danger} in danger, {down} without a majority of their replicas"
-    return [*outside, told.ring, f"{count}; {slots}"]
+        health = f"slots: {whole} ok, {danger} in danger, {down} without a majority of their replicas"
+    return [*outside, told.ring, f"{count}; {health}"]
 
 
 def connections(ring: LocalRing) -> str:
@@ -108,7 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     start = verbs.add_parser(
         "start", help="start what does not run, wait until the ring is formed", epilog=_OPTIONS_HELP
     )
-    status = verbs.add_parser("status", help="print one line a node, and how the ring is")
+    status = verbs.add_parser("status", help="print one line a node, and how the ring is", epilog=_STATUS_HELP)
     stop = verbs.add_parser("stop", help="end all nodes and wait for them")
     for each in (start, status, stop):
         each.add_argument("--dir", type=Path, required=True, help="directory of the ring")
@@ -137,9 +141,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         ring = LocalRing.load(directory, say=say, password=password)
         if options.verb == "status":
-            say(status_table(ring))
-        else:
-            ring.stop(timeout_s=options.timeout)
+            reports = ring.reports()
+            slots = slots_by_health(ring.nodes, reports)
+            say(status_table(ring, reports, slots))
+            return 0 if is_healthy(reports, slots) else 1
+        ring.stop(timeout_s=options.timeout)
     except (LocalRingError, OSError) as reason:
         print(f"respkv-cluster: {reason}", file=sys.stderr)
         return 1

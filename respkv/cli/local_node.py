@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,10 @@ SILENT: Final = "silent"
 _LOG_LINES: Final = 10
 
 
+#: How many slots are ok, in danger and without a majority of their replicas.
+Slots = tuple[int, int, int]
+
+
 class LocalRingError(RespkvError):
     """It cannot be done; the text is for people."""
 
@@ -43,7 +48,8 @@ class LocalRingError(RespkvError):
 class Report:
     """A node as it is now. ``pid`` 0: it does not run. ``live`` are the members it can work with, itself included;
     ``keys`` those it is the first owner of; ``hints`` writes it keeps for others; ``slots`` how many it takes to be ok,
-    in danger and without a majority of their replicas. None: it does not say. ``ring`` is what it says of itself."""
+    in danger and without a majority of their replicas. None: it does not say. ``ring`` is what it says of itself,
+    ``beliefs`` short id of a member -> its state, as this node believes."""
 
     pid: int = 0
     state: str = STOPPED
@@ -51,7 +57,8 @@ class Report:
     keys: int | None = None
     hints: int | None = None
     ring: str = ""
-    slots: tuple[int, int, int] | None = None
+    slots: Slots | None = None
+    beliefs: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +116,7 @@ class LocalNode:
                 facts = _facts(client.call("RKV.STATUS"))
                 if state != READY:
                     return Report(pid, state, ring=_text(facts.get(b"status")))
-                hints = _hints_pending(client.call("RKV.NODES"))
+                rows = _rows(client.call("RKV.NODES"))
             with _Client(self.alternate_port, password) as client:
                 keys = client.call("DBSIZE")
         except ConnectionRefusedError:
@@ -119,9 +126,11 @@ class LocalNode:
         live = facts.get(b"members_live")
         slots = [facts.get(name) for name in (b"slots_ok", b"slots_pfail", b"slots_fail")]
         return Report(
-            pid, READY, live if isinstance(live, int) else None, keys if isinstance(keys, int) else None, hints,
+            pid, READY, live if isinstance(live, int) else None, keys if isinstance(keys, int) else None,
+            None if rows is None else sum(int(row.get(b"hints-pending", 0)) for row in rows),
             _text(facts.get(b"status")),
             (int(slots[0]), int(slots[1]), int(slots[2])) if None not in slots else None,  # type: ignore[arg-type]
+            {int(row[b"short"]): _text(row.get(b"state")) for row in rows or () if b"short" in row},
         )  # fmt: skip
 
 
@@ -168,14 +177,9 @@ def _facts(reply: Any) -> dict[bytes, Any]:
     return dict(zip(reply[::2], reply[1::2])) if isinstance(reply, list) else {}
 
 
-def _hints_pending(reply: Any) -> int | None:
-    """The writes kept for all nodes, from the flat maps of RKV.NODES."""
-    if not isinstance(reply, list):
-        return None
-    found = 0
-    for row in reply:
-        found += int(_facts(row).get(b"hints-pending", 0))
-    return found
+def _rows(reply: Any) -> list[dict[bytes, Any]] | None:
+    """The flat maps of RKV.NODES, None when the reply is no array."""
+    return [_facts(row) for row in reply] if isinstance(reply, list) else None
 
 
 def make_nodes(directory: Path, *, nodes: int, base_port: int) -> list[LocalNode]:

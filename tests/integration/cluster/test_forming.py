@@ -319,6 +319,20 @@ def kill(directory: Path, number: int) -> None:
     wait_until(lambda: not words.exists() or not words.read_bytes(), 10)
 
 
+def test_the_status_counts_who_was_killed_a_moment_ago() -> None:
+    with local_ring(3) as (directory, base):
+        assert command(directory, "status").returncode == 0
+        kill(directory, 3)
+        shown = command(directory, "status")
+        assert shown.returncode == 1 and "all 16384 slots are ok" in shown.stdout
+        kill(directory, 1)
+        shown = command(directory, "status")
+        assert shown.returncode == 1
+        assert "slots: 0 ok, 0 in danger, 16384 without a majority of their replicas" in shown.stdout
+        with redis.Redis(port=base + 1) as client, pytest.raises(redis.ResponseError, match="NOREPLICAS"):
+            client.set("k", "v")
+
+
 @pytest.mark.parametrize(
     ("number", "reason"), [(1, "it has lost its data and founds another ring"), (3, "the cluster is complete")]
 )
@@ -341,7 +355,9 @@ def test_the_command_does_not_wait_for_a_member_without_its_data(number: int, re
         assert command(directory, "stop").returncode == 0
         done = command(directory, "start", "--timeout", "40", *SMALL)
         assert done.returncode == 1 and reason in done.stdout
-        rows = [line.split() for line in command(directory, "status").stdout.splitlines()]
+        shown = command(directory, "status")
+        rows = [line.split() for line in shown.stdout.splitlines()]
+        assert shown.returncode == 1, "a node is away"
         assert [row[5] for row in rows[1:4]] == ["stopped" if each == number else "ready," for each in (1, 2, 3)]
         with redis.Redis(port=base + others[1] - 1) as client:
             assert client.get("k") == b"v"

@@ -206,7 +206,8 @@ STATUS = b"*10\r\n" + bulk("status") + bulk("member") + bulk("members_live") + b
 #: What one says that is no member: of nobody's number.
 OUTSIDE = b"*4\r\n" + bulk("status") + bulk("why") + bulk("members_live") + b":0\r\n"
 HINTS = b"*2\r\n" + b"".join(
-    b"*4\r\n" + bulk("short") + b":1\r\n" + bulk("hints-pending") + count for count in (b":0\r\n", b":7\r\n")
+    b"*6\r\n" + bulk("short") + b":%d\r\n" % short + bulk("state") + bulk(state) + bulk("hints-pending") + count
+    for short, state, count in ((1, "alive", b":0\r\n"), (2, "suspect", b":7\r\n"))
 )
 
 
@@ -216,7 +217,10 @@ def reported(sleeper: LocalNode, plain: FakeFace, other: FakeFace) -> Report:
 
 def test_a_node_that_is_up(sleeper: LocalNode) -> None:
     report = reported(sleeper, FakeFace(b"+PONG\r\n", STATUS, HINTS), FakeFace(b":12\r\n"))
-    assert report == Report(sleeper.pid(), "ready", live=1, keys=12, hints=7, ring="member", slots=(16000, 0, 384))
+    assert report == Report(
+        sleeper.pid(), "ready", live=1, keys=12, hints=7, ring="member", slots=(16000, 0, 384),
+        beliefs={1: "alive", 2: "suspect"},
+    )  # fmt: skip
     assert describe(report, 2) == "ready, sees 1 of 2"
 
 
@@ -235,7 +239,7 @@ def test_a_node_that_is_not_ready(sleeper: LocalNode, replies: tuple[bytes, ...]
 
 def test_the_table_is_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     new_ring(tmp_path)
-    assert cluster.main(["status", "--dir", str(tmp_path)]) == 0
+    assert cluster.main(["status", "--dir", str(tmp_path)]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["node", "pid", "plain", "cluster", "links", "state", "keys", "hints"]
     assert lines[1].split() == ["1", "-", "7001", "7101", "17001", "stopped", "-", "-"]
@@ -244,12 +248,12 @@ def test_the_table_is_aligned(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 def test_the_ring_in_words() -> None:
     told = Report(1, "ready", 3, 7, 0, "member of cluster x", (16384, 0, 0))
-    assert cluster.summary([Report(), told, told]) == [
+    assert cluster.summary([Report(), told, told], (16384, 0, 0)) == [
         "member of cluster x", "14 keys at the nodes that answer; all 16384 slots are ok",
     ]  # fmt: skip
-    torn = Report(1, "ready", 1, 7, 0, "member of cluster x", (0, 384, 16000))
+    torn = Report(1, "ready", 1, 7, 0, "member of cluster x", (16384, 0, 0))
     slots = "slots: 0 ok, 384 in danger, 16000 without a majority of their replicas"
-    assert cluster.summary([torn])[1] == f"7 keys; {slots}"
-    assert cluster.summary([Report(), Report(5, "starting")]) == []
+    assert cluster.summary([torn], (0, 384, 16000))[1] == f"7 keys; {slots}"
+    assert cluster.summary([Report(), Report(5, "starting")], None) == []
     outside = [Report(5, "forming", ring="waiting for 1 more"), Report(6, "refused", ring="refused: no data")]
-    assert cluster.summary([Report(), *outside]) == ["node 2: waiting for 1 more", "node 3: refused: no data"]
+    assert cluster.summary([Report(), *outside], None) == ["node 2: waiting for 1 more", "node 3: refused: no data"]
