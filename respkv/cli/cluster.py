@@ -4,10 +4,10 @@
     respkv-cluster status --dir DIR
     respkv-cluster stop --dir DIR
 
-The plain face of node 1 is at the base port, its cluster face 100 above, its port for links 10000 above; node 2 follows
-one port higher. ``start`` is told nodes and ports once; then the directory knows them. Options of the servers hold for
-the processes that this start begins. A password is read from REDISCLI_AUTH, as redis-cli does. Exit status 0: done;
-1: it could not be done, with the reason. Of ``status`` 0: all nodes are up and no slot is in danger; else 1.
+The plain face of node 1 is at the base port, its cluster face 100 above, its port for links 10000 above; node 2
+follows one port higher. ``start`` is told nodes, ports and options of the servers once; then the directory knows
+them. A password is read from REDISCLI_AUTH, as redis-cli does. Exit status 0: done; 1: it could not be done, with the
+reason. Of ``status`` 0: all nodes are up and see each other, and no slot is in danger; 1: anything else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from respkv.cli.local_node import FORMING, HOST, REFUSED, LocalRingError, Report
 from respkv.cli.local_ring import OWN_DIRECTIVES, LocalRing
 from respkv.cli.ring_health import is_healthy, slots_by_health
 
-_OPTIONS_HELP = "What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always"
+_OPTIONS_HELP = (
+    "What follows -- goes to each server: respkv-cluster start --dir DIR -- --appendfsync always. The directory keeps"
+    " these options, and every later start uses them without being told again; it refuses others, since the nodes of a"
+    " ring must agree, but for --replace-options while no node runs."
+)
 _STATUS_HELP = (
     "Exit status 0: all nodes are up and see each other, and no slot is in danger; 1: anything else. A node that cannot"
     " be reached from here counts as away, whatever the others believe of it yet."
@@ -118,6 +122,10 @@ def _parser() -> argparse.ArgumentParser:
         each.add_argument("--dir", type=Path, required=True, help="directory of the ring")
     start.add_argument("--nodes", type=int, help="3 unless told")
     start.add_argument("--base-port", type=int, help="plain face of node 1, 7001 unless told")
+    start.add_argument(
+        "--replace-options", action="store_true",
+        help="keep what follows -- in place of all options of the servers so far; no node may run",
+    )  # fmt: skip
     for each in (start, stop):
         each.add_argument("--timeout", type=float, default=60.0, metavar="SECONDS", help="60 unless told")
     start.usage = start.format_usage().removeprefix("usage: ").rstrip() + " [-- options of the servers]"
@@ -131,12 +139,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(given[:cut])
     directory, password = options.dir.resolve(), os.environ.get("REDISCLI_AUTH", "")
     try:
-        extra = server_options(given[cut + 1 :])
+        extra = server_options(given[cut + 1 :]) if cut < len(given) else None
+        if extra is None and options.verb == "start" and options.replace_options:
+            raise LocalRingError("--replace-options takes what follows --; -- with nothing behind it drops all options")
         if options.verb == "start":
             ring = LocalRing.create(
                 directory, nodes=options.nodes, base_port=options.base_port, say=say, password=password
             )
-            ring.start(extra, timeout_s=options.timeout)
+            ring.start(extra, replace=options.replace_options, timeout_s=options.timeout)
             say(connections(ring))
             return 0
         ring = LocalRing.load(directory, say=say, password=password)

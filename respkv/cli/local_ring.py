@@ -2,7 +2,8 @@
 
 Layout of the directory:
 
-    ring.json       number of nodes and first port, written once, before anything is started
+    ring.json       number of nodes and first port, decided once, before anything is started; options of the
+                    servers; mode 600 since one of them may be a password
     secret          what node links are authenticated with, mode 600
     LOCK            held while processes are started or stopped
     node-1.conf     configuration of a node, mode 600 since it holds the secret; written when it is missing
@@ -14,6 +15,7 @@ Layout of the directory:
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import select
@@ -22,11 +24,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from respkv.cli.gathering import Gathering, Verdict
+from respkv.cli.kept_options import same, shown
 from respkv.cli.local_node import HOST, STARTING, LocalNode, LocalRingError, Report, describe, make_nodes
+from respkv.cli.ring_health import saved_ring
 from respkv.env.posix import PosixFileSystem, SystemClock, sleep_us
 from respkv.env.rng import random_bytes
 
@@ -58,20 +63,22 @@ class LocalRing:
         members and addresses are decided once."""
         settings = _settings(directory)
         if settings is None:
-            settings = {"nodes": 3 if nodes is None else nodes, "base_port": 7001 if base_port is None else base_port}
-            made = make_nodes(directory, **settings)
+            settings = _Settings(3 if nodes is None else nodes, 7001 if base_port is None else base_port)
+            made = make_nodes(directory, nodes=settings.nodes, base_port=settings.base_port)
             directory.mkdir(parents=True, exist_ok=True)
             if not (directory / "secret").exists():
                 _write_private(directory / "secret", random_bytes(32).hex() + "\n")
-            _write_private(directory / "ring.json", json.dumps(settings) + "\n")
+            settings.save(directory)
             return cls(made, say=say, password=password)
-        for name, given in (("nodes", nodes), ("base_port", base_port)):
-            if given is not None and given != settings[name]:
+        for name, kept, given in (
+            ("nodes", settings.nodes, nodes), ("base port", settings.base_port, base_port)
+        ):  # fmt: skip
+            if given is not None and given != kept:
                 raise LocalRingError(
-                    f"{directory} holds a ring with {name.replace('_', ' ')} {settings[name]}, which cannot become"
-                    f" {given}: take another directory"
+                    f"{directory} holds a ring with {name} {kept}, which cannot become {given}: take another directory"
                 )
-        return cls(make_nodes(directory, **settings), say=say, password=password)
+        made = make_nodes(directory, nodes=settings.nodes, base_port=settings.base_port)
+        return cls(made, say=say, password=password)
 
     @classmethod
     def load(cls, directory: Path, *, say: Callable[[str], None], password: str = "") -> LocalRing:
@@ -79,22 +86,32 @@ class LocalRing:
         settings = _settings(directory)
         if settings is None:
             raise LocalRingError(f"{directory} holds no ring: respkv-cluster start --dir {directory} makes one")
-        return cls(make_nodes(directory, **settings), say=say, password=password)
+        made = make_nodes(directory, nodes=settings.nodes, base_port=settings.base_port)
+        return cls(made, say=say, password=password)
 
     def reports(self) -> list[Report]:
         """Every node as it is now."""
         return [node.report(self._password) for node in self.nodes]
 
-    def start(self, extra: Sequence[str], *, timeout_s: float, command: Sequence[str] = ()) -> None:
+    def start(
+        self, options: Sequence[str] | None, *, timeout_s: float, replace: bool = False, command: Sequence[str] = ()
+    ) -> None:
         """Start what does not run and wait until every node sees all others. LocalRingError after what was started
-        has been ended again; where the others are a ring only what can be no part of it. ``command``: the server
-        to run, this program's own unless told."""
+        has been ended again; where the others are a ring only what can be no part of it.
+
+        ``options`` of the servers: those kept when None; others only with ``replace``, or before there is a ring.
+        ``command``: the server to run, this program's own unless told.
+        """
         lock = self._lock()
         started: dict[LocalNode, subprocess.Popen[bytes]] = {}
         useless = started
         try:
-            for node in self._to_start():
-                started[node] = self._launch(node, extra, command)
+            kept = self._decide_options(options, replace)
+            stopped = self._to_start()
+            if stopped and kept:
+                self._say(f"options of the servers: {shown(kept)}")
+            for node in stopped:
+                started[node] = self._launch(node, kept, command)
             lost = self._wait_formed(started, timeout_s)
             useless = {node: process for node, process in started.items() if node.number in lost}
         finally:
@@ -139,6 +156,34 @@ class LocalRing:
                     except OSError as reason:
                         raise LocalRingError(f"node {node.number}: port {port}: {reason.strerror}") from reason
         return stopped
+
+    def _decide_options(self, given: Sequence[str] | None, replace: bool) -> Sequence[str]:
+        """The options that all servers are started with; LocalRingError when those given cannot be.
+
+        Nodes with different policies or prefixes would not be one store. Until a ring has formed there is nothing to
+        disagree about, and those kept may be what keeps it from forming.
+        """
+        settings = _settings(self.directory)
+        assert settings is not None, "a ring has them"
+        kept = settings.options
+        options = list(given if given is not None else kept or ())
+        if kept is not None and not same(kept, options):
+            if not replace and saved_ring(self.nodes) is not None:
+                raise LocalRingError(
+                    f"the servers of {self.directory} have the options {shown(kept) or 'none'}, not"
+                    f" {shown(options) or 'none'}: leave out -- and what follows it to start them as they were, or stop"
+                    " the ring and give --replace-options to replace all of them"
+                )
+            running = [node.number for node in self.nodes if node.pid()]
+            if running:
+                raise LocalRingError(
+                    f"options of the servers are replaced for all of them at once, and node {running[0]} runs:"
+                    f" respkv-cluster stop --dir {self.directory} first"
+                )
+        if kept is None or not same(kept, options):
+            dataclasses.replace(settings, options=options).save(self.directory)
+            return options
+        return kept
 
     def _launch(self, node: LocalNode, extra: Sequence[str], command: Sequence[str]) -> subprocess.Popen[bytes]:
         node.path("").mkdir(exist_ok=True)
@@ -235,15 +280,30 @@ class LocalRing:
                 raise LocalRingError(f"still running after {timeout_s:g} s: {names}")
 
 
-def _settings(directory: Path) -> dict[str, int] | None:
-    """What ring.json says. LocalRingError when it cannot be read."""
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What ring.json says. ``options`` are None until the servers are started for the first time."""
+
+    nodes: int
+    base_port: int
+    options: list[str] | None = None
+
+    def save(self, directory: Path) -> None:
+        _write_private(directory / "ring.json", json.dumps(dataclasses.asdict(self)) + "\n")
+
+
+def _settings(directory: Path) -> _Settings | None:
+    """None when there is no ring. LocalRingError when ring.json cannot be read."""
     path = directory / "ring.json"
     if not path.exists():
         return None
     try:
         read = json.loads(path.read_text())
-        return {name: int(read[name]) for name in ("nodes", "base_port")}
-    except (OSError, ValueError, KeyError, TypeError) as reason:
+        options = read.get("options")
+        if options is not None and not (isinstance(options, list) and all(isinstance(word, str) for word in options)):
+            raise ValueError("options are no list of words")
+        return _Settings(int(read["nodes"]), int(read["base_port"]), options)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as reason:
         raise LocalRingError(f"{path}: {reason!r}") from reason
 
 

@@ -24,7 +24,7 @@ def slots_by_health(nodes: Sequence[LocalNode], reports: Sequence[Report]) -> Sl
     if first is None or told is None:
         return None
     # Its own file before others: a node that has lost its data may have saved another ring since.
-    ring = _saved_ring([first, *nodes])
+    ring = saved_ring([first, *nodes])
     shorts = {} if ring is None else {member.plain_face_port: member.short for member in ring.members}
     if ring is None or (me := shorts.get(first.port)) is None:
         return told.slots
@@ -41,7 +41,7 @@ def is_healthy(reports: Sequence[Report], slots: Slots | None) -> bool:
     return slots == (SLOT_COUNT, 0, 0) and all(report.live == len(reports) for report in reports)
 
 
-def _saved_ring(nodes: Sequence[LocalNode]) -> Ring | None:
+def saved_ring(nodes: Sequence[LocalNode]) -> Ring | None:
     """The ring as a node has saved it; None when no file of it can be read."""
     for node in nodes:
         try:

@@ -299,12 +299,12 @@ def test_the_command_starts_shows_and_stops_a_local_ring() -> None:
 
 
 @contextmanager
-def local_ring(nodes: int) -> Iterator[tuple[Path, int]]:
-    """A ring that respkv-cluster has started; its directory and first port."""
+def local_ring(nodes: int, *options: str) -> Iterator[tuple[Path, int]]:
+    """A ring that respkv-cluster has started with options of its servers; its directory and first port."""
     with tempfile.TemporaryDirectory(prefix="respkv-local-", ignore_cleanup_errors=True) as name:
         directory, base = Path(name) / "ring", free_base(nodes)
         try:
-            done = command(directory, "start", "--nodes", str(nodes), "--base-port", str(base), *SMALL)
+            done = command(directory, "start", "--nodes", str(nodes), "--base-port", str(base), *SMALL, *options)
             assert done.returncode == 0, done.stdout + done.stderr
             yield directory, base
         finally:
@@ -317,6 +317,26 @@ def kill(directory: Path, number: int) -> None:
     os.kill(pid, signal.SIGKILL)
     words = Path(f"/proc/{pid}/cmdline")
     wait_until(lambda: not words.exists() or not words.read_bytes(), 10)
+
+
+def test_the_command_starts_all_nodes_with_the_same_options() -> None:
+    with local_ring(2, "--conflict-policy", "cart:", "siblings", "--colocate", "jobs:") as (directory, base):
+        kill(directory, 2)
+        other = command(directory, "start", *SMALL)
+        assert other.returncode == 1 and "--conflict-policy cart: siblings --colocate jobs:" in other.stderr
+        assert command(directory, "status").returncode == 1, "nothing was started"
+        assert command(directory, "start").returncode == 0
+        for port in (base, base + 1):
+            with redis.Redis(port=port, decode_responses=True) as client:
+                assert client.config_get("conflict-policy", "colocate") == {
+                    "conflict-policy": "cart: siblings", "colocate": "jobs:",
+                }  # fmt: skip
+        assert command(directory, "start", "--replace-options", *SMALL).returncode == 1, "it runs"
+        assert command(directory, "stop").returncode == 0
+        assert command(directory, "start", "--replace-options", *SMALL).returncode == 0
+        for port in (base, base + 1):
+            with redis.Redis(port=port, decode_responses=True) as client:
+                assert client.config_get("conflict-policy") == {"conflict-policy": ""}
 
 
 def test_the_status_counts_who_was_killed_a_moment_ago() -> None:
