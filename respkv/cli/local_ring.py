@@ -111,7 +111,9 @@ class LocalRing:
             if stopped and kept:
                 self._say(f"options of the servers: {shown(kept)}")
             for node in stopped:
+                # It is noted before it is told of: should nobody listen any more, it is ended with the others.
                 started[node] = self._launch(node, kept, command)
+                self._say(f"node {node.number}: started, pid {started[node].pid}, port {node.port}")
             lost = self._wait_formed(started, timeout_s)
             useless = {node: process for node, process in started.items() if node.number in lost}
         finally:
@@ -202,13 +204,11 @@ class LocalRing:
         output = os.open(node.path(".out"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             # A session of its own: Ctrl-C at the terminal is meant for this program alone.
-            process = subprocess.Popen(
+            return subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
             )
         finally:
             os.close(output)
-        self._say(f"node {node.number}: started, pid {process.pid}, port {node.port}")
-        return process
 
     def _wait_formed(
         self, started: Mapping[LocalNode, subprocess.Popen[bytes]], timeout_s: float

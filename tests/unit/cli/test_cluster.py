@@ -120,6 +120,25 @@ def test_a_port_of_somebody_else(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("node-*"))
 
 
+def test_nothing_stays_behind_when_nobody_listens(tmp_path: Path) -> None:
+    """As with ``respkv-cluster start | head -1``."""
+    pids: list[int] = []
+
+    def gone(text: str) -> None:
+        if "started, pid " in text:
+            pids.append(int(text.split("pid ")[1].split(",")[0]))
+        raise BrokenPipeError
+
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
+    ring = LocalRing.create(tmp_path, nodes=1, base_port=port - 10_000, say=gone)
+    with pytest.raises(BrokenPipeError):
+        ring.start([], timeout_s=1, command=[sys.executable, "-c", "import signal; signal.pause()"])
+    assert len(pids) == 1
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
 def test_two_at_once(tmp_path: Path) -> None:
     ring = new_ring(tmp_path)
     lock = ring._lock()
