@@ -59,6 +59,11 @@ def gather(server: Server, *, cluster_face: bool = False) -> Facts:
     return Facts(server, found, server.memory(), server.keyspace.engine.stats(), ring_of(server), cluster_face)
 
 
+def refusal_reason(server: Server) -> str:
+    """Why writes are refused, "" when they are not. A full disk is known before the node has heard of it."""
+    return server.keyspace.engine.refusal() or server.metrics.writes_refused_reason
+
+
 def human(size: int) -> str:
     """Bytes as Redis prints them for people: ``1.50M``."""
     if size < 1024:
@@ -255,7 +260,7 @@ def persistence_section(facts: Facts) -> list[Field]:
         *waiting,
         ("respkv_wal_unsynced_bytes", int(storage.get("unsynced_bytes", 0))),
         ("respkv_keys_exact", int(server.keyspace.counts.is_exact())),
-        ("respkv_writes_refused", 0 if refusal is None and not server.metrics.writes_refused else 1),
+        ("respkv_writes_refused", int(bool(refusal_reason(server)))),
     ]
 
 
@@ -474,9 +479,8 @@ def _slots_shown(facts: Facts) -> bytes | bytearray | None:
 def respkv_section(facts: Facts) -> list[Field]:
     """The storage engine, the caches, and what delays writes."""
     server, metrics = facts.server, facts.server.metrics
-    refusal = server.keyspace.engine.refusal()
     fields: list[Field] = [
-        ("respkv_writes_refused_reason", "none" if refusal is None else str(refusal)),
+        ("respkv_writes_refused_reason", refusal_reason(server) or "none"),
         ("respkv_fsync_count", metrics.wal_sync.count),
         ("respkv_fsync_p50_usec", metrics.wal_sync.percentile(50)),
         ("respkv_fsync_p99_usec", metrics.wal_sync.percentile(99)),

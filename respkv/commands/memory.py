@@ -10,7 +10,7 @@ from typing import Final
 from respkv.commands.argument_shapes import KEY
 from respkv.commands.arguments import integer
 from respkv.commands.help_text import help_reply
-from respkv.commands.info import key_counts
+from respkv.commands.info import key_counts, refusal_reason
 from respkv.commands.session import Session
 from respkv.commands.spec import LOADING, READONLY, STALE, Arg, ArgType, CommandSpec, Flag, Form, KeySpec
 from respkv.keyspace import effects
@@ -93,9 +93,9 @@ def memory_doctor(argv: list[bytes], session: Session) -> Reply:
     lines = []
     if rss > used * _FRAGMENTED:
         lines.append(b"The process takes %.1f times what caches and memtables account for." % (rss / used))
-    refusal = session.server.keyspace.engine.refusal()
-    if refusal is not None:
-        lines.append(b"Writes are refused at the moment: see INFO persistence.")
+    reason = refusal_reason(session.server)
+    if reason:
+        lines.append(b"Writes are refused at the moment: %b." % reason.encode())
     return Verbatim(b"\n".join(lines or [b"No memory issue was found."]) + b"\n")
 
 

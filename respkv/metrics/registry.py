@@ -95,7 +95,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("respkv_block_cache_bytes", _G, "storage.block_cache_bytes", "Memory of cached blocks"),
     Metric("respkv_block_cache_hits_total", _C, "storage.block_cache_hits", "Blocks found in the cache"),
     Metric("respkv_block_cache_misses_total", _C, "storage.block_cache_misses", "Blocks read from disk"),
-    Metric("respkv_disk_bytes", _G, "storage.disk_bytes", "Disk space of the store"),
+    Metric("respkv_disk_bytes", _G, "storage.disk_bytes", "Bytes written to tables, logs and manifest"),
+    Metric("respkv_disk_preallocated_bytes", _G, "storage.disk_preallocated_bytes", "Disk held: log room, ballast"),
     Metric("respkv_table_bytes", _G, "storage.table_bytes", "Disk space of tables"),
     Metric("respkv_tables", _G, "storage.tables", "Tables"),
     Metric("respkv_tables_quarantined", _G, "storage.tables_quarantined", "Tables set aside as damaged"),
@@ -220,6 +221,7 @@ class Registry:
         "denied_key", "error_replies", "errors", "evicted_keys", "latency_tracking",
         "net_input_bytes", "net_output_bytes", "reads_processed", "rejected_connections",
         "unexpected_errors", "wal_sync", "writes_processed", "writes_refused",
+        "writes_refused_reason",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -228,8 +230,8 @@ class Registry:
         #: code -> number of error replies with it
         self.errors: dict[str, int] = {}
         self.latency_tracking = True
-        #: 1 while writes are refused; a state, never reset
-        self.writes_refused = 0
+        #: 1 while writes are refused, and why; a state, never reset
+        self.writes_refused, self.writes_refused_reason = 0, ""
         self.wal_sync = Histogram()
         self.block_read = Histogram()
         self._sources: dict[str, Source] = {}
@@ -283,6 +285,10 @@ class Registry:
         """``calls`` replies were released ``latency_us`` after their requests had been received."""
         if calls and self.latency_tracking:
             stats.histogram.record(latency_us, calls)
+
+    def refuse_writes(self, reason: str) -> None:
+        """Writes are refused from now on for ``reason``; "": they are taken."""
+        self.writes_refused, self.writes_refused_reason = int(bool(reason)), reason
 
     def reject(self, name: str | None, reply: bytes) -> None:
         """A request was refused with ``reply`` before it ran; ``name`` is None for an unknown command."""

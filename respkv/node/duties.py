@@ -22,6 +22,7 @@ from respkv.keyspace.expiry import ExpiryDuty
 from respkv.node.facts import Facts, is_flushed, log_again
 from respkv.node.key_rules import ActorLease
 from respkv.node.pace import SPAN_US
+from respkv.node.refusal import needs_table
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -114,6 +115,9 @@ class Duties:
         busy |= node.keyspace.cache.dispose()
         self._facts.keep()
         self._hear_of_damage()
+        if needs_table(node.engine, node.config.value("max-disk")):
+            node.commit(own=True)
+            node.engine.rotate()
         node.refresh_refusal()
         counts = node.keyspace.counts
         counts.follow()

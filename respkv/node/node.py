@@ -37,6 +37,7 @@ from respkv.node.duties import Duties
 from respkv.node.latency import FastLatency
 from respkv.node.node_errands import NodeErrands
 from respkv.node.pace import Pace, WalkPause
+from respkv.node.refusal import told, why_refused
 from respkv.node.requests import FetchRequest, Host, ShutdownRequest
 from respkv.node.ring_member import claim_directory
 from respkv.node.ring_node import RingNode
@@ -169,7 +170,6 @@ class Node(NodeErrands):
         self.duties.start()
         self._follow_config()
         self._attach_metrics()
-        self.refresh_refusal()
 
     def _follow_config(self) -> None:
         config = self.config
@@ -188,6 +188,9 @@ class Node(NodeErrands):
         def fsync(value: Any) -> None:
             self._fsync = config.sync_policy()
 
+        def disk(value: Any) -> None:
+            self.refresh_refusal()
+
         def bulk(value: Any) -> None:
             self.dispatcher.set_limit(value)
             self.transactions.limit_bytes = value
@@ -196,6 +199,7 @@ class Node(NodeErrands):
             ("slowlog-log-slower-than", slow),
             ("appendfsync", fsync),
             ("appendonly", fsync),
+            ("max-disk", disk),
             ("proto-max-bulk-len", bulk),
             ("slowlog-max-len", self.slowlog.resize),
             ("latency-tracking", tracking),
@@ -499,17 +503,11 @@ class Node(NodeErrands):
 
     def refresh_refusal(self) -> None:
         """Find out whether clients' writes are to be refused, and how."""
-        refusal: bytes | None = None
-        if self.engine.refusal() is not None:
-            refusal = errors.DISK_FULL
-        else:
-            limit = self.config.value("max-disk")
-            if limit and self.engine.stats()["disk_bytes"] > limit:
-                refusal = errors.OUT_OF_MEMORY
+        refusal, reason = why_refused(self.engine, self.config.value("max-disk"))
         if refusal != self.dispatcher.refusal:
             self.dispatcher.refusal = refusal
-            self.metrics.writes_refused = int(refusal is not None)
-            self.log("warning" if refusal else "notice", "writes are refused" if refusal else "writes go on")
+            self.metrics.refuse_writes(reason)
+            self.log("warning" if refusal else "notice", told(self.engine, reason))
             self.recompute_plain()
 
     def end_pause(self) -> None:

@@ -52,7 +52,8 @@ DISCARD_WITHOUT_MULTI: Final = error(b"ERR DISCARD without MULTI")
 NESTED_MULTI: Final = error(b"ERR MULTI calls can not be nested")
 WATCH_IN_MULTI: Final = error(b"ERR WATCH inside MULTI is not allowed")
 NOT_IN_MULTI: Final = error(b"ERR Command not allowed inside a transaction")
-OUT_OF_MEMORY: Final = error(b"OOM command not allowed when used memory > 'maxmemory'.")
+#: Redis' beginning, which clients look for, with the limit that it is here.
+MAX_DISK: Final = error(b"OOM command not allowed when disk used > 'max-disk'.")
 LOADING: Final = error(b"LOADING Redis is loading the dataset in memory")
 DISK_FULL: Final = error(
     b"MISCONF Errors writing to the disk: no space left. Writes are refused until there is room again;"

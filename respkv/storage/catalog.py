@@ -472,6 +472,10 @@ class Catalog:
         for reader in self.readers.values():
             reader.close()
 
+    def disk_bytes(self) -> int:
+        """Bytes of the tables in force and of the manifest. O(runs)."""
+        return self.version.size + self._manifest.size()
+
     def stats(self) -> dict[str, int]:
         """Counts and bytes of tables and of work on them."""
         version = self.version

@@ -26,6 +26,7 @@ from respkv.env.fs import FileSystem
 from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
 from respkv.storage.batch_scale import BatchScale
 from respkv.storage.catalog import Catalog
+from respkv.storage.disk_use import preallocated_bytes
 from respkv.storage.job_board import FLUSH, Job
 from respkv.storage.memtable import Held, Memtable, defers
 from respkv.storage.options import EngineOptions
@@ -208,7 +209,7 @@ class Engine:
         self._log = log
         self._closed.append(old)
         self._names_made += 1
-        self.memtable.last_lsn = old.last_lsn
+        self.memtable.last_lsn, self.memtable.log_bytes = old.last_lsn, old.offset
         self._retired = (self.memtable, *self._retired)
         self.memtable = Memtable(file_id, old.last_lsn + 1)
         self._refusal = None
@@ -548,18 +549,22 @@ class Engine:
         """The greatest stamp in any table by what the manifest says, b"" without tables."""
         return self._catalog.highest_stamp
 
+    def disk_bytes(self) -> int:
+        """Bytes written to tables, manifest and log. O(memtables)."""
+        return self._catalog.disk_bytes() + self._log.offset + sum(memtable.log_bytes for memtable in self._retired)
+
     def stats(self) -> dict[str, int | float]:
         """Figures for metrics. Bytes, counts, and two ratios: table bytes written per byte logged, and table
         bytes per byte of the largest run, an upper estimate of what is garbage."""
         catalog = self._catalog.stats()
-        logs = self.options.segment_preallocation * (len(self._retired) + 1)
-        user_bytes = self._appended_bytes
+        user_bytes, ballast = self._appended_bytes, has_ballast(self.fs, self.directory)
         largest = catalog["largest_run_bytes"]
         return {
             **catalog,
             "user_bytes": user_bytes,
             "wal_bytes": self._log.offset,
-            "disk_bytes": catalog["table_bytes"] + catalog["manifest_bytes"] + logs,
+            "disk_bytes": self.disk_bytes(),
+            "disk_preallocated_bytes": preallocated_bytes(self.options, ballast, self._log, self._retired),
             "unsynced_bytes": self.unsynced_bytes,
             "appended_lsn": self.appended_lsn,
             "durable_lsn": self.durable_lsn,

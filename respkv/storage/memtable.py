@@ -88,6 +88,7 @@ class Memtable:
         "derived",
         "first_lsn",
         "last_lsn",
+        "log_bytes",
         "pins",
         "segment_id",
         "table",
@@ -100,6 +101,8 @@ class Memtable:
         self.segment_id = segment_id
         self.first_lsn = first_lsn
         self.last_lsn = first_lsn - 1
+        #: bytes written to the segment, once the memtable is retired
+        self.log_bytes = 0
         self.pins = 0
         self._table_view: SortedView | None = None
         self._derived_view: SortedView | None = None

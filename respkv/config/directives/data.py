@@ -41,7 +41,13 @@ PERSISTENCE: Final = Section(
         ),
         Directive("save", SaveRules(), (), "Make a snapshot after so many seconds with so many changes."),
         Directive("snapshots-kept", Integer(1, 1000), 1, "Snapshots that stay on disk."),
-        Directive("max-disk", _BYTES, 0, "Refuse writes when the data takes more disk; 0 sets no limit."),
+        Directive(
+            "max-disk",
+            _BYTES,
+            0,
+            "Refuse writes when tables, logs and manifest hold more; 0 sets no limit. Room for logs (up to 528 MB"
+            " each), ballast-bytes and snapshots come on top.",
+        ),
         Directive(
             "ballast-bytes",
             _BYTES,

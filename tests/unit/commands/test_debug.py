@@ -192,8 +192,8 @@ def test_populate_ends_with_its_connection() -> None:
 
 def test_populate_stops_when_writes_are_refused() -> None:
     fake, client = debugger()
-    fake.dispatcher.refusal = errors.OUT_OF_MEMORY
-    assert client.raw("DEBUG", "POPULATE", 5) == errors.OUT_OF_MEMORY
+    fake.dispatcher.refusal = errors.MAX_DISK
+    assert client.raw("DEBUG", "POPULATE", 5) == errors.MAX_DISK
     fake.dispatcher.refusal = None
     pending = client("DEBUG", "POPULATE", SLICE_KEYS + 1)
     fake.dispatcher.refusal = errors.DISK_FULL

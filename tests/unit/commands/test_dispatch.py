@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from respkv.commands.session import Pending
@@ -150,12 +152,57 @@ def test_full_disk_refuses_writes_keeps_reads_and_recovers(driver: NodeDriver, c
     assert client.call("SET", "a", "2") == OK
 
 
-def test_max_disk(client: Client, driver: NodeDriver) -> None:
-    driver.node.config.set([(b"max-disk", b"1")])
-    driver.pass_time(200_000)
+def test_max_disk_says_what_it_is_at_once_and_everywhere(client: Client, driver: NodeDriver) -> None:
+    """Clients look for OOM; people for the reason. CONFIG SET counts for the next request of its pipeline."""
+    refused = b"-OOM command not allowed when disk used > 'max-disk'.\r\n"
+    sent = (
+        encode_request("CONFIG", "SET", "max-disk", "1"),
+        encode_request("SET", "a", "1"),
+        encode_request("INFO", "respkv", "persistence"),
+        encode_request("MEMORY", "DOCTOR"),
+        encode_request("CONFIG", "SET", "max-disk", "0"),
+        encode_request("SET", "a", "1"),
+    )
+    answer = client.send(b"".join(sent))
+    assert answer.startswith(OK + refused) and answer.endswith(b"\n" + OK + OK)
+    assert b"respkv_writes_refused_reason:disk used > max-disk\r\n" in answer
+    assert b"respkv_writes_refused:1\r\n" in answer
+    told = [text for _, text in driver.log if "writes" in text]
+    assert told[0].startswith("writes are refused: disk used > max-disk (") and told[1:] == ["writes go on"]
+    assert b"respkv_writes_refused_reason:none\r\n" in client.call("INFO", "respkv")
+
+
+def test_max_disk_does_not_count_what_is_only_held() -> None:
+    """Room for the log, and the ballast, are no data."""
+    driver, rng = NodeDriver(max_disk="1mb", ballast_bytes="4mb"), random.Random(1)
+    client = driver.connect()
+    assert driver.fs.exists("/db/BALLAST") and driver.fs.used() > 4 << 20
+    assert client.call("SET", "a", "1") == OK
+    answers = []
+    for number in range(30):
+        answers.append(client.call("SET", f"k{number}", rng.randbytes(50_000)))
+        driver.pass_time(200_000)
+    assert answers[:20] == [OK] * 20 and answers[-1].startswith(b"-OOM ")
+
+
+def test_a_log_that_holds_one_key_over_and_over_is_not_what_fills_max_disk() -> None:
+    driver, rng = NodeDriver(max_disk="8mb", memtable_bytes="4mb"), random.Random(1)
+    client = driver.connect()
+    for _ in range(2000):
+        assert client.call("SET", "a", rng.randbytes(10_000)) == OK
+        driver.pass_time(100_000)
+
+
+def test_deletions_make_room_under_max_disk() -> None:
+    driver, rng = NodeDriver(max_disk="3mb", maxmemory="0"), random.Random(1)
+    client = driver.connect()
+    names = [f"k{number:05}:" + "n" * 500 for number in range(3000)]
+    for name in names:
+        client.call("SET", name, rng.randbytes(1000))
+        driver.pass_time(1_000)
     assert client.call("SET", "a", "1").startswith(b"-OOM ")
-    driver.node.config.set([(b"max-disk", b"0")])
-    driver.pass_time(200_000)
+    assert client.call("DEL", *names).startswith(b":2")
+    driver.pass_time(60_000_000)
     assert client.call("SET", "a", "1") == OK
 
 

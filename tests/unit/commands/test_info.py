@@ -187,7 +187,7 @@ def test_snapshots_and_refusals_in_persistence() -> None:
     assert found["rdb_last_bgsave_time_sec"] == found["rdb_current_bgsave_time_sec"] == "-1"
     assert found["aof_enabled"] == "1" and found["loading"] == "0" and found["respkv_writes_refused"] == "0"
     state.made, state.last_ok, state.last_took_ms, state.busy, state.unsaved = 2, False, 4200, True, 9
-    fake.metrics.writes_refused = 1
+    fake.metrics.refuse_writes("disk used > max-disk")
     found = sections(client, "persistence")["Persistence"]
     assert found["rdb_saves"] == "2" and found["rdb_last_bgsave_status"] == "err"
     assert found["rdb_last_bgsave_time_sec"] == "4" and found["rdb_bgsave_in_progress"] == "1"

@@ -49,6 +49,12 @@ def test_doctor_speaks_of_what_is_odd() -> None:
     assert b"very little memory" in client("MEMORY", "DOCTOR")
 
 
+def test_doctor_gives_the_reason_why_writes_are_refused() -> None:
+    fake = FakeServer()
+    fake.metrics.refuse_writes("disk used > max-disk")
+    assert fake.client()("MEMORY", "DOCTOR") == b"Writes are refused at the moment: disk used > max-disk.\n"
+
+
 def test_the_rest() -> None:
     client = FakeServer().client()
     assert b"row_cache: 6291456\n" in client("MEMORY", "MALLOC-STATS")

@@ -378,6 +378,30 @@ def test_reads_of_cold_blocks_are_misses_that_can_be_served() -> None:
     assert driver.misses > 1
 
 
+def test_disk_that_is_held_is_told_apart_from_disk_that_is_written() -> None:
+    fs = SimulatedFileSystem()
+    engine = (driver := opened(fs)).engine
+    room = OPTIONS.segment_preallocation
+    empty = engine.stats()
+    assert empty["disk_bytes"] < 1000
+    assert room + OPTIONS.ballast_bytes - 1000 < empty["disk_preallocated_bytes"] <= room + OPTIONS.ballast_bytes
+    fill(engine, range(100))
+    grown = engine.stats()["disk_bytes"] - empty["disk_bytes"]
+    assert grown == engine.stats()["wal_bytes"] - empty["wal_bytes"] > 100 * len(record(0))
+    assert empty["disk_preallocated_bytes"] - engine.stats()["disk_preallocated_bytes"] == grown
+    written = engine.disk_bytes()
+    engine.rotate()
+    stats = engine.stats()
+    assert stats["memtables_retired"] == 1 and written < stats["disk_bytes"] < written + 1000
+    both = 2 * room + OPTIONS.ballast_bytes - written
+    assert both - 1000 < stats["disk_preallocated_bytes"] < both + 1000
+    driver.settle()
+    stats = engine.stats()
+    assert stats["disk_bytes"] == stats["table_bytes"] + stats["manifest_bytes"] + stats["wal_bytes"] < written
+    fs.remove("/d/BALLAST")
+    assert engine.stats()["disk_preallocated_bytes"] == room - stats["wal_bytes"]
+
+
 def test_a_full_disk_refuses_writes_and_takes_them_again() -> None:
     fs = SimulatedFileSystem()
     driver = opened(fs)
