@@ -82,7 +82,7 @@ def _commands(registry: Registry) -> Iterator[Metric]:
     rejected = CounterMetricFamily(
         "redis_commands_rejected_calls_total", "Calls refused before they ran", labels=["cmd"]
     )
-    percentiles = Metric("redis_latency_percentiles_usec", "Latency of each command", "summary")
+    percentiles = Metric("redis_latency_percentiles_usec", "Time of executing each command", "summary")
     for name in sorted(registry.commands):
         stats = registry.commands[name]
         if not (stats.calls or stats.rejected):

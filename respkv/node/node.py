@@ -34,7 +34,6 @@ from respkv.metrics.slowlog import LatencyMonitor, SlowLog
 from respkv.node import key_rules
 from respkv.node.bootstrap import MemoryPlan, engine_options, open_store, plan_memory
 from respkv.node.duties import Duties
-from respkv.node.latency import FastLatency
 from respkv.node.node_errands import NodeErrands
 from respkv.node.pace import Pace, WalkPause
 from respkv.node.refusal import told, why_refused
@@ -85,7 +84,6 @@ class Node(NodeErrands):
         self.config_file = config_file
         self.tcp_port: int = config.value("port")
         self.metrics = Registry()
-        self.latency_of_fast = FastLatency(self.metrics, clock)
         self.table = build_table(config.renamed)
         self.pubsub = PubSub()
         self.slowlog = SlowLog(config.value("slowlog-max-len"))
@@ -358,16 +356,7 @@ class Node(NodeErrands):
             if engine.memtable is not memtable:
                 self.keyspace.counts.follow()
                 self.refresh_refusal()
-        if self.dispatcher.fast_reads or self.dispatcher.fast_writes:
-            self._count_latency(lsn)
         return lsn
-
-    def _count_latency(self, lsn: int) -> None:
-        dispatcher = self.dispatcher
-        self.latency_of_fast.committed(lsn, self.now_us, dispatcher.fast_reads, dispatcher.fast_writes)
-        dispatcher.fast_reads = dispatcher.fast_writes = 0
-        if not self.holds_replies:
-            self.latency_of_fast.released(lsn)
 
     def relieve(self) -> None:
         """Between two commands of a cycle: commit early when the open batch has grown large."""
@@ -407,7 +396,6 @@ class Node(NodeErrands):
         engine.on_synced(plan)
         self.wants_sync = bool(self._after_sync)
         self._unsynced_since_us = 0 if engine.durable_lsn >= engine.appended_lsn else self.now_us
-        self.latency_of_fast.released(engine.durable_lsn)
         waiting, self._after_sync = self._after_sync, []
         for lsn, done in waiting:
             if lsn <= engine.durable_lsn:

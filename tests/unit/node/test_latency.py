@@ -1,57 +1,72 @@
-"""The latency of GET and SET covers receipt to release."""
+"""What a command's histogram counts: its own time, however many others came with it."""
 
 from __future__ import annotations
 
-from respkv.metrics.registry import Registry
-from respkv.node.latency import FastLatency
 from respkv.testing.clock import ManualClock
-from respkv.testing.node_driver import NodeDriver
+from respkv.testing.node_driver import NodeDriver, encode_request
+
+TICK_US = 160
 
 
-def test_a_cycle_is_counted_when_its_replies_leave() -> None:
-    registry, clock = Registry(), ManualClock()
-    latency = FastLatency(registry, clock)
-    start = clock.monotonic_us()
-    latency.committed(1, start, 3, 0)
-    clock.advance_us(40)
-    latency.committed(2, start + 30, 0, 2)
-    latency.released(1)
-    assert registry.command("get").histogram.stats()["worst_us"] == 40
-    assert registry.command("get").histogram.count == 3 and registry.command("set").histogram.count == 0
-    assert latency.stats() == {"cycles_waiting": 1}
-    clock.advance_us(1000)
-    latency.released(2)
-    assert registry.command("set").histogram.count == 2
-    assert registry.command("set").histogram.stats()["worst_us"] == 1010
+class Ticking(ManualClock):
+    """Each look at the clock is 160 us after the one before, once it runs."""
+
+    runs = False
+
+    def monotonic_us(self) -> int:
+        if self.runs:
+            self.advance_us(TICK_US)
+        return super().monotonic_us()
 
 
-def test_both_paths_are_counted_and_timed() -> None:
-    driver = NodeDriver()
+def driven(*requests: bytes, **values: str) -> NodeDriver:
+    """A node that was sent ``requests`` at once, ``key`` and ``number`` being there."""
+    driver = NodeDriver(clock=(clock := Ticking()), **values)
     client = driver.connect()
-    for _ in range(3):
-        client.call("SET", "key", "value")
-        client.call("GET", "key")
-    registry = driver.node.metrics
-    for name in ("get", "set"):
-        assert registry.command(name).calls == registry.command(name).histogram.count == 3
-    assert driver.node.latency_of_fast.stats() == {"cycles_waiting": 0}
-    assert driver.node.dispatcher.fast_reads == driver.node.dispatcher.fast_writes == 0
+    for words in (("SET", "key", "value"), ("SET", "number", "1"), ("GET", "key"), ("GET", "number")):
+        client.call(*words)
+    client.call("CONFIG", "RESETSTAT")
+    clock.runs = True
+    client.send(b"".join(requests))
+    return driver
 
 
-def test_with_appendfsync_always_latency_includes_the_sync() -> None:
-    driver = NodeDriver(appendfsync="always")
-    client = driver.connect()
-    client.call("SET", "key", "value")
-    while (plan := driver.node.sync_plan()) is not None:
-        plan.run()
-        driver.node.on_synced(plan)
-    before = driver.node.metrics.command("set").histogram.count
-    client.call("SET", "key", "other")
-    assert driver.node.metrics.command("set").histogram.count == before
-    driver.clock.advance_us(5_000)
-    plan = driver.node.sync_plan()
-    assert plan is not None
-    plan.run()
-    driver.node.on_synced(plan)
+def test_a_pipeline_s_time_is_shared_by_its_commands() -> None:
+    get, put = encode_request("GET", "key"), encode_request("SET", "key", "other")
+    driver = driven(*[get] * 12, *[put] * 4)
+    for name, calls in (("get", 12), ("set", 4)):
+        stats = driver.node.metrics.command(name)
+        assert stats.calls == stats.histogram.count == calls
+        assert stats.usec == stats.histogram.total_us == TICK_US // 16 * calls
+        assert stats.histogram.percentile(50) == stats.histogram.worst_us == TICK_US // 16
+    info = driver.connect().call("INFO", "latencystats")
+    assert b"latency_percentiles_usec_get:p50=10.000,p99=10.000,p99.9=10.000" in info
+
+
+def test_waiting_for_the_disk_is_no_part_of_it() -> None:
+    """As in Redis; the time of syncs is a histogram of its own."""
+    driver = driven(encode_request("SET", "key", "other"), appendfsync="always")
     histogram = driver.node.metrics.command("set").histogram
-    assert histogram.count == before + 1 and histogram.stats()["worst_us"] >= 5_000
+    assert histogram.count == 1 and histogram.worst_us == TICK_US
+    driver.clock.advance_us(5_000)
+    driver.work()
+    assert histogram.count == 1 and histogram.worst_us == TICK_US
+
+
+def test_other_commands_of_a_pipeline_are_not_booked_on_get() -> None:
+    get, config = encode_request("GET", "key"), encode_request("CONFIG", "GET", "maxmemory")
+    metrics = driven(get, config, get).node.metrics
+    assert metrics.command("config|get").usec == TICK_US
+    assert metrics.command("get").usec == 2 * TICK_US
+
+
+def test_nor_on_the_data_command_that_follows() -> None:
+    incr, config = encode_request("INCR", "number"), encode_request("CONFIG", "GET", "maxmemory")
+    metrics = driven(incr, config, incr).node.metrics
+    assert metrics.command("incr").usec == 2 * TICK_US and metrics.command("incr").histogram.worst_us == TICK_US
+
+
+def test_with_a_low_threshold_of_the_slow_log_each_is_timed_by_itself() -> None:
+    get = encode_request("GET", "key")
+    histogram = driven(*[get] * 3, slowlog_log_slower_than="0").node.metrics.command("get").histogram
+    assert histogram.count == 3 and histogram.percentile(1) == histogram.worst_us == TICK_US
