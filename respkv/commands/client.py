@@ -14,7 +14,7 @@ from respkv.commands.client_line import client_kind, client_line, valid_name
 from respkv.commands.client_rows import rows
 from respkv.commands.connection import BAD_NAME, DEFAULT_USER
 from respkv.commands.help_text import bad_subcommand, help_reply
-from respkv.commands.ring import level_in_name, set_level
+from respkv.commands.ring import follow_name, level_in_name
 from respkv.commands.session import Session
 from respkv.commands.spec import CommandSpec, Form
 from respkv.resp import errors
@@ -73,7 +73,7 @@ def client_setname(argv: list[bytes], session: Session) -> Reply:
     """CLIENT SETNAME connection-name; an empty one removes it. On a ring it may choose a level, ``app;level=all``."""
     if not valid_name(argv[2]):
         raise fail(BAD_NAME)
-    set_level(session, level_in_name(session, argv[2]))
+    follow_name(session, level_in_name(session, argv[2]))
     session.name = argv[2]
     return OK
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from respkv.commands.arguments import integer, small_integer
 from respkv.commands.client_line import valid_name
-from respkv.commands.ring import level_in_name, on_cluster_face, set_level
+from respkv.commands.ring import follow_name, level_in_name, on_cluster_face
 from respkv.commands.session import Session
 from respkv.commands.spec import FAST, LOADING, NOSCRIPT, STALE, Arg, ArgType, CommandSpec, Flag, Form
 from respkv.commands.transactions import end_multi
@@ -92,7 +92,7 @@ def hello(argv: list[bytes], session: Session) -> Reply:
         raise fail(errors.NO_AUTH_HELLO)
     if name is not None:
         session.name = name
-        set_level(session, level)
+        follow_name(session, level)
     session.proto = proto
     return _describe(session)
 
@@ -149,7 +149,7 @@ def reset(argv: list[bytes], session: Session) -> Reply:
     session.reply_mode = "on"
     session.skip_next = False
     session.no_evict = session.no_touch = session.readonly = False
-    session.level = DEFAULT_LEVEL
+    session.level, session.level_named = DEFAULT_LEVEL, False
     session.last_op = {}
     session.recompute_plain()
     return b"+RESET\r\n"

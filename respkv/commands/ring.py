@@ -116,11 +116,18 @@ def level_in_name(session: Session, name: bytes) -> int | None:
     return None
 
 
-def set_level(session: Session, level: int | None) -> None:
-    """From now on; None changes nothing."""
+def set_level(session: Session, level: int, *, named: bool = False) -> None:
+    """The level from now on; ``named``: the connection's name asks for it."""
+    session.level, session.level_named = level, named
+    session.recompute_plain()
+
+
+def follow_name(session: Session, level: int | None) -> None:
+    """The connection has a new name, which asks for ``level``; None: for none, and what the old one chose goes."""
     if level is not None:
-        session.level = level
-        session.recompute_plain()
+        set_level(session, level, named=True)
+    elif session.level_named:
+        set_level(session, levels.DEFAULT)
 
 
 # -- commands ----------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ class Session:
         "last_op",
         "last_us",
         "level",
+        "level_named",
         "lib_name",
         "lib_ver",
         "local_address",
@@ -174,6 +175,8 @@ class Session:
         self.cluster_face = False
         #: consistency level (replication/levels), 0 = what the configuration says
         self.level = 0
+        #: the level is that of the connection's name, and goes with it
+        self.level_named = False
         #: READONLY was sent: reads ask this node alone
         self.readonly = False
         #: requests come from another node, which has found this one responsible

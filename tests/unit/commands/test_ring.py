@@ -156,6 +156,31 @@ def test_level_in_the_name(name: str, number: int) -> None:
     assert client("CLIENT", "GETNAME") == (name.encode() or None)
 
 
+@pytest.mark.parametrize("second", ["app", "", "level=all"])
+@pytest.mark.parametrize("how", [("CLIENT", "SETNAME"), ("HELLO", 2, "SETNAME")])
+def test_the_level_of_a_name_goes_with_it(how: tuple[str, ...], second: str) -> None:
+    _, client = member()
+    client(*how, "app;level=eventual")
+    client(*how, second)
+    assert level(client) == levels.DEFAULT and client("RKV.LEVEL") == b"default"
+
+
+def test_what_was_asked_for_last_counts_name_or_command() -> None:
+    _, client = member()
+    client("CLIENT", "SETNAME", "app;level=eventual")
+    client("RKV.LEVEL", "all")
+    client("CLIENT", "SETNAME", "app")
+    assert level(client) == levels.ALL, "RKV.LEVEL is no matter of the name"
+    client("CLIENT", "SETNAME", "app;level=eventual")
+    client("CLIENT", "SETNAME", "app")
+    assert level(client) == levels.DEFAULT
+    client("CLIENT", "SETNAME", "app;level=eventual")
+    client("RESET")
+    client("RKV.LEVEL", "all")
+    client("CLIENT", "SETNAME", "app")
+    assert level(client) == levels.ALL
+
+
 def test_a_name_with_a_level_that_is_none_changes_nothing() -> None:
     _, client = member()
     client("CLIENT", "SETNAME", "app;level=all")
