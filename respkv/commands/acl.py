@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 from typing import Final
 
-from respkv.commands.arguments import integer, optional_integer
+from respkv.commands.arguments import integer
 from respkv.commands.connection import DEFAULT_USER, password_of
 from respkv.commands.help_text import bad_subcommand, help_reply
 from respkv.commands.session import Session
 from respkv.commands.spec import ADMIN, LOADING, NOSCRIPT, STALE, Arg, ArgType, CommandSpec, Form
 from respkv.env.rng import random_bytes
+from respkv.metrics.acl_log import AclEntry
 from respkv.resp import errors
 from respkv.resp.errors import fail
-from respkv.resp.reply import EMPTY_ARRAY, NULL, OK, Map, Reply, SetReply, bulk, bulk_array, error
+from respkv.resp.reply import EMPTY_ARRAY, NULL, OK, Double, Map, Reply, SetReply, array, bulk, bulk_array, error
 from respkv.resp.reply import integer as number
 
 CATEGORIES: Final = (
@@ -36,6 +37,7 @@ BAD_BITS: Final = error(
     b"ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096"
 )
 _RULES: Final = b"~* &* +@all"
+_LOG_SHOWN: Final = 10
 
 
 def _password_hash(session: Session) -> bytes:
@@ -107,16 +109,32 @@ def acl_genpass(argv: list[bytes], session: Session) -> Reply:
 
 
 def acl_log(argv: list[bytes], session: Session) -> Reply:
-    """ACL LOG [count | RESET]: always empty. Only passwords can be refused, and INFO stats counts those."""
+    """ACL LOG [count | RESET]: refused log-ins, newest first, ten unless told. Nothing else can be refused here."""
+    server = session.server
     if len(argv) > 3:
         raise bad_subcommand("ACL", argv[1])
-    if len(argv) == 3:
-        if argv[2].upper() == b"RESET":
-            return OK
-        count = optional_integer(argv[2])
-        if count is None or count < 0:
-            raise fail(errors.NOT_INTEGER)
-    return EMPTY_ARRAY
+    if len(argv) == 3 and argv[2].upper() == b"RESET":
+        server.acl_log.reset()
+        return OK
+    count = integer(argv[2]) if len(argv) == 3 else _LOG_SHOWN
+    return array([_log_entry(entry, server.now_ms) for entry in server.acl_log.entries(count)])
+
+
+def _log_entry(entry: AclEntry, now_ms: int) -> Reply:
+    return Map(
+        [
+            (bulk(b"count"), number(entry.count)),
+            (bulk(b"reason"), bulk(b"auth")),
+            (bulk(b"context"), bulk(entry.context)),
+            (bulk(b"object"), bulk(entry.word)),
+            (bulk(b"username"), bulk(entry.user)),
+            (bulk(b"age-seconds"), Double(max(0, now_ms - entry.updated_ms) / 1000)),
+            (bulk(b"client-info"), bulk(entry.client)),
+            (bulk(b"entry-id"), number(entry.id)),
+            (bulk(b"timestamp-created"), number(entry.created_ms)),
+            (bulk(b"timestamp-last-updated"), number(entry.updated_ms)),
+        ]
+    )
 
 
 def acl_dryrun(argv: list[bytes], session: Session) -> Reply:

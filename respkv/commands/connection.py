@@ -9,7 +9,7 @@ import hmac
 from typing import Final
 
 from respkv.commands.arguments import integer, small_integer
-from respkv.commands.client_line import valid_name
+from respkv.commands.client_line import client_line, valid_name
 from respkv.commands.ring import follow_name, level_in_name, on_cluster_face
 from respkv.commands.session import Session
 from respkv.commands.spec import FAST, LOADING, NOSCRIPT, STALE, Arg, ArgType, CommandSpec, Flag, Form
@@ -30,16 +30,32 @@ def password_of(session: Session) -> bytes:
     return session.server.config.string("requirepass").encode("utf-8", "surrogateescape")
 
 
-def authenticate(session: Session, user: bytes, password: bytes) -> None:
-    """Log ``session`` in; raises WRONGPASS and leaves it as it was when the pair is not right."""
+def authenticate(session: Session, word: bytes, user: bytes, password: bytes) -> None:
+    """Log ``session`` in; raises WRONGPASS and leaves it as it was when the pair is not right.
+
+    ``word`` is the command that asks, as it was sent.
+    """
     wanted = password_of(session)
     known = user == DEFAULT_USER
     # The comparison runs for unknown users too, so that its time tells nothing.
     right = hmac.compare_digest(wanted, password) or not wanted
     if not known or not right:
-        session.server.metrics.denied_auth += 1
+        _note_denied(session, word, user)
         raise fail(errors.WRONG_PASS)
     _log_in(session)
+
+
+def _note_denied(session: Session, word: bytes, user: bytes) -> None:
+    server = session.server
+    server.metrics.denied_auth += 1
+    server.acl_log.add(
+        context=b"toplevel" if session.multi is None else b"multi",
+        word=word,
+        user=user,
+        client=client_line(session, now_us=server.clock.monotonic_us()).rstrip(b"\n"),
+        wall_ms=server.now_ms,
+        max_len=server.config.integer("acllog-max-len"),
+    )
 
 
 def _log_in(session: Session) -> None:
@@ -53,11 +69,11 @@ def auth(argv: list[bytes], session: Session) -> Reply:
     if len(argv) > 3:
         raise fail(errors.SYNTAX)
     if len(argv) == 3:
-        authenticate(session, argv[1], argv[2])
+        authenticate(session, argv[0], argv[1], argv[2])
         return OK
     if not password_of(session):
         raise fail(errors.AUTH_NOT_CONFIGURED)
-    authenticate(session, DEFAULT_USER, argv[1])
+    authenticate(session, argv[0], DEFAULT_USER, argv[1])
     return OK
 
 
@@ -87,7 +103,7 @@ def hello(argv: list[bytes], session: Session) -> Reply:
         else:
             raise fail(error(b"ERR Syntax error in HELLO option '%b'" % argv[at][:128]))
     if user is not None:
-        authenticate(session, user, password)
+        authenticate(session, argv[0], user, password)
     if not session.authenticated:
         raise fail(errors.NO_AUTH_HELLO)
     if name is not None:

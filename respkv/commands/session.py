@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from respkv.env.clock import Clock
     from respkv.env.rng import Rng
     from respkv.keyspace.keyspace import Keyspace
+    from respkv.metrics.acl_log import AclLog
     from respkv.metrics.registry import Registry
     from respkv.metrics.slowlog import LatencyMonitor, SlowLog
     from respkv.replication.coordinator import Coordinator
@@ -306,6 +307,7 @@ class Server(Protocol):
     transactions: Runner
     slowlog: SlowLog
     latency: LatencyMonitor
+    acl_log: AclLog
     clock: Clock
     rng: Rng
     #: id -> session, in order of connection

@@ -29,6 +29,7 @@ from respkv.env.rng import Rng
 from respkv.keyspace import retention
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.keyspace import Keyspace
+from respkv.metrics.acl_log import AclLog
 from respkv.metrics.registry import Registry
 from respkv.metrics.slowlog import LatencyMonitor, SlowLog
 from respkv.node import key_rules
@@ -88,6 +89,7 @@ class Node(NodeErrands):
         self.pubsub = PubSub()
         self.slowlog = SlowLog(config.value("slowlog-max-len"))
         self.latency = LatencyMonitor()
+        self.acl_log = AclLog()
         self.sessions: dict[int, Session] = {}
         self.monitors: list[Session] = []
         self.started_us = self.now_us = clock.monotonic_us()

@@ -205,7 +205,7 @@ SECURITY: Final = Section(
             "enable-module-command", _GATE, "no", "Who may call MODULE; there are no modules.", mutable=False
         ),
         refused("aclfile", Text(), "", "File of users and their permissions.", mutable=False),
-        kept("acllog-max-len", _LONG, 128, "Entries of ACL LOG."),
+        Directive("acllog-max-len", _LONG, 128, "Entries of ACL LOG: refused log-ins."),
         kept(
             "acl-pubsub-default",
             Choice(("allchannels", "resetchannels")),

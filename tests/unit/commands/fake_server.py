@@ -32,6 +32,7 @@ from respkv.commands.pubsub import PubSub
 from respkv.commands.session import Pending, Session
 from respkv.commands.transactions import Runner, Watches
 from respkv.config.store import ConfigStore
+from respkv.metrics.acl_log import AclLog
 from respkv.metrics.registry import Registry
 from respkv.metrics.slowlog import LatencyMonitor, SlowLog
 from respkv.resp import errors
@@ -163,6 +164,7 @@ class FakeServer:
         self.transactions = Runner(self.table, self.keyspace, self.harness.applier, 512 << 20)
         self.slowlog = SlowLog()
         self.latency = LatencyMonitor()
+        self.acl_log = AclLog()
         self.clock = FakeClock()
         self.rng = random.Random(7)
         self.sessions: dict[int, Session] = {}

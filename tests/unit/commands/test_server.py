@@ -161,6 +161,70 @@ def test_acl_of_the_only_user() -> None:
     assert client("ACL", "LOG", "x") == ErrorText("ERR value is not an integer or out of range")
 
 
+def test_acl_log_lists_refused_log_ins_as_redis_does() -> None:
+    """What follows was compared with a redis-server 7.0; the last three fields are those of 7.2 and later."""
+    fake = FakeServer(requirepass="secret", acllog_max_len=3)
+    client, bad = fake.client(), fake.client()
+    client("AUTH", "secret")
+    for words in (["AUTH", "wrong"], ["auth", "wrong"], ["AUTH", "bob", "x"], ["HELLO", 3, "AUTH", "carol", "y"]):
+        assert bad(*words).startswith("WRONGPASS")
+        fake.advance_ms(100)
+    bad("GET", "a")
+    entries = [dict(zip(entry[::2], entry[1::2])) for entry in client("ACL", "LOG")]
+    assert [entry[b"username"] for entry in entries] == [b"carol", b"bob", b"default"], "the oldest went"
+    assert [entry[b"object"] for entry in entries] == [b"HELLO", b"AUTH", b"auth"]
+    newest = entries[0]
+    assert list(newest) == [
+        b"count", b"reason", b"context", b"object", b"username", b"age-seconds", b"client-info", b"entry-id",
+        b"timestamp-created", b"timestamp-last-updated",
+    ]  # fmt: skip
+    assert newest[b"count"] == 1 and newest[b"reason"] == b"auth" and newest[b"context"] == b"toplevel"
+    assert float(newest[b"age-seconds"]) == 0.1 and newest[b"entry-id"] == 3
+    assert newest[b"client-info"].startswith(b"id=2 addr=") and b"\n" not in newest[b"client-info"]
+    assert newest[b"timestamp-created"] == newest[b"timestamp-last-updated"] == fake.now_ms - 100
+    client("HELLO", 3)
+    assert client("ACL", "LOG", 1)[0][b"age-seconds"] == 0.1
+    assert client("ACL", "LOG", 0) == client("ACL", "LOG", -1) == []
+    assert client("ACL", "LOG", "RESET") == b"OK" and client("ACL", "LOG") == []
+    bad("AUTH", "wrong")
+    assert client("ACL", "LOG")[0][b"entry-id"] == 4
+
+
+def test_acl_log_counts_what_repeats_within_a_minute() -> None:
+    fake = FakeServer(requirepass="secret")
+    client = fake.client()
+    client("AUTH", "secret")
+    client("HELLO", 3)
+    fake.client()("AUTH", "bob", "x")
+    fake.client()("AUTH", "carol", "x")
+    began_ms = fake.now_ms
+    fake.advance_ms(60_000)
+    fake.client()("AUTH", "bob", "y")
+    bob, carol = client("ACL", "LOG")
+    assert (bob[b"username"], bob[b"count"], bob[b"age-seconds"]) == (b"bob", 2, 0) and carol[b"count"] == 1
+    assert bob[b"client-info"].startswith(b"id=4 ") and bob[b"timestamp-created"] == began_ms
+    assert bob[b"timestamp-last-updated"] == fake.now_ms == began_ms + 60_000
+    fake.advance_ms(60_001)
+    fake.client()("AUTH", "bob", "z")
+    assert [entry[b"count"] for entry in client("ACL", "LOG")] == [1, 2, 1]
+    other = fake.client()
+    for words in (["AUTH", "secret"], ["MULTI"], ["AUTH", "bob", "x"], ["EXEC"]):
+        other(*words)
+    assert client("ACL", "LOG", 1)[0][b"context"] == b"multi"
+
+
+def test_acl_log_is_bounded() -> None:
+    fake = FakeServer(requirepass="secret", acllog_max_len=2)
+    client = fake.client()
+    client("AUTH", "secret")
+    for number in range(5):
+        client("AUTH", str(number) + "u" * 1000, "x")
+    assert len(client("ACL", "LOG")) == 2 and len(client("ACL", "LOG")[0][9]) < 200
+    client("CONFIG", "SET", "acllog-max-len", 0)
+    client("AUTH", "bob", "x")
+    assert client("ACL", "LOG") == []
+
+
 def test_acl_shows_the_passwords_hash() -> None:
     client = FakeServer(requirepass="secret").client()
     client("AUTH", "secret")
