@@ -208,14 +208,21 @@ def flushall(argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
     return OK, [fx.flush(db) for db in view.keyspace.stored]
 
 
+def databases_swapped(argv: list[bytes], databases: int) -> tuple[int, int]:
+    """The two databases that a SWAPDB names. CommandError when it is mistaken."""
+    first, second = (
+        small_integer(text, error(b"ERR invalid %b DB index" % position))
+        for position, text in ((b"first", argv[1]), (b"second", argv[2]))
+    )
+    if not (0 <= first < databases and 0 <= second < databases):
+        raise fail(errors.DB_INDEX)
+    return first, second
+
+
 def swapdb(argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
     """SWAPDB index1 index2: two numbers change places in a logged map."""
-    numbers = []
-    for position, text in (("first", argv[1]), ("second", argv[2])):
-        numbers.append(small_integer(text, error(b"ERR invalid %b DB index" % position.encode())))
-    if not all(0 <= number < view.databases for number in numbers):
-        raise fail(errors.DB_INDEX)
-    return OK, [fx.swap(numbers[0], numbers[1])] if numbers[0] != numbers[1] else fx.NONE
+    first, second = databases_swapped(argv, view.databases)
+    return OK, [fx.swap(first, second)] if first != second else fx.NONE
 
 
 def _mode(since: str) -> tuple[Arg, ...]:

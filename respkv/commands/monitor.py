@@ -9,10 +9,10 @@ from typing import Final
 
 from respkv.commands.session import Session
 from respkv.commands.spec import ADMIN, BARRIER, LOADING, NOSCRIPT, STALE, CommandSpec, Form
-from respkv.resp import errors
 from respkv.resp.errors import fail
-from respkv.resp.reply import OK, Reply
+from respkv.resp.reply import OK, Reply, error
 
+IN_MULTI: Final = error(b"ERR MONITOR isn't allowed for DENY BLOCKING client")
 REDACTED: Final = b"(redacted)"
 _SECRET_DIRECTIVES: Final = frozenset(
     (b"requirepass", b"masterauth", b"tls-key-file-pass", b"tls-client-key-file-pass")
@@ -59,7 +59,7 @@ def monitor(argv: list[bytes], session: Session) -> Reply:
     """MONITOR: this connection sees all requests from now on."""
     if session.multi is not None:
         # Its OK would stand inside EXEC's array, and lines between the others.
-        raise fail(errors.NOT_IN_MULTI)
+        raise fail(IN_MULTI)
     if not session.is_monitor:
         session.is_monitor = True
         session.server.monitors.append(session)

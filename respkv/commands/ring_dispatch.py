@@ -20,6 +20,7 @@ from respkv.base.slots import slot_of
 from respkv.causality.record import pack_string_head
 from respkv.commands.dispatch import LARGE_RECORD_BYTES, Dispatcher, Quick, Turn
 from respkv.commands.flight import Flight, board, close, join, obstacle
+from respkv.commands.keyspace import databases_swapped
 from respkv.commands.ring import slots_walked
 from respkv.commands.ring_operation import KeyedWalk, Operation
 from respkv.commands.ring_transactions import ENDS_WATCHING, execute, leave, watch
@@ -420,6 +421,7 @@ def _check_databases(session: Session, spec: CommandSpec, argv: list[bytes]) -> 
     if session.cluster_face and spec.name != "copy":
         raise CommandError(error(b"ERR %b is not allowed in cluster mode" % spec.name.upper().encode()))
     if spec.name == "swapdb":
+        databases_swapped(argv, session.server.keyspace.databases)
         raise CommandError(errors.NOT_ON_A_RING)
     if session.cluster_face:
         words = [word.upper() for word in argv[3:]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from respkv.commands import acl, cluster
+from respkv.commands.arguments import integer
 from respkv.commands.help_text import help_reply
 from respkv.commands.info import info
 from respkv.commands.session import Pending, Session
@@ -40,6 +41,10 @@ NO_REPLICATION: Final = error(
     b"ERR replication with Redis servers is not supported; BGSAVE makes a snapshot of the data directory"
 )
 NO_FAILOVER: Final = error(b"ERR FAILOVER requires connected replicas.")
+NO_FAILOVER_TO_ABORT: Final = error(b"ERR No failover in progress.")
+BAD_FAILOVER_TIMEOUT: Final = error(b"ERR FAILOVER timeout must be greater than 0")
+#: Words of FAILOVER and how many others each takes.
+_FAILOVER_WORDS: Final = {b"TIMEOUT": 1, b"TO": 2, b"FORCE": 0}
 NO_MODULES: Final = error(b"ERR modules are not supported")
 
 
@@ -130,7 +135,21 @@ def no_replication(argv: list[bytes], session: Session) -> Reply:
 
 
 def failover(argv: list[bytes], session: Session) -> Reply:
-    """FAILOVER: nobody is there to take over."""
+    """FAILOVER [TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]: nobody is there to take over."""
+    if len(argv) == 2 and argv[1].upper() == b"ABORT":
+        raise fail(NO_FAILOVER_TO_ABORT)
+    at, seen = 1, dict[bytes, None]()
+    while at < len(argv):
+        word = argv[at].upper()
+        more = len(argv) - at - 1
+        if word in seen or more < _FAILOVER_WORDS.get(word, len(argv)):
+            raise fail(errors.SYNTAX)
+        if word == b"TIMEOUT" and integer(argv[at + 1]) <= 0:
+            raise fail(BAD_FAILOVER_TIMEOUT)
+        if word == b"TO":
+            integer(argv[at + 2])
+        seen[word] = None
+        at += 1 + _FAILOVER_WORDS[word]
     raise fail(NO_FAILOVER)
 
 

@@ -139,6 +139,28 @@ def test_what_is_not_offered_is_an_error_of_its_own(words: list[str]) -> None:
     assert "unknown" not in reply and "wrong number" not in reply
 
 
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ("", "FAILOVER requires connected replicas."),
+        ("abort", "No failover in progress."),
+        ("ABORT x", "syntax error"),
+        ("x", "syntax error"),
+        ("TO h", "syntax error"),
+        ("TO h x", "value is not an integer or out of range"),
+        ("TIMEOUT", "syntax error"),
+        ("TIMEOUT x", "value is not an integer or out of range"),
+        ("TIMEOUT 0", "FAILOVER timeout must be greater than 0"),
+        ("TIMEOUT 5 TIMEOUT 6", "syntax error"),
+        ("TIMEOUT 5 to h 1 FORCE", "FAILOVER requires connected replicas."),
+        ("FORCE", "FAILOVER requires connected replicas."),
+    ],
+)
+def test_failover_looks_at_its_words_first(words: str, text: str) -> None:
+    """Redis' answers."""
+    assert FakeServer().client()("FAILOVER", *words.split()) == ErrorText(f"ERR {text}")
+
+
 def test_what_is_trivially_true() -> None:
     client = FakeServer().client()
     assert client("REPLICAOF", "no", "one") == client("SLAVEOF", "NO", "ONE") == b"OK"

@@ -62,6 +62,14 @@ def test_commands_between_databases(ring: SimulatedRing) -> None:
     assert face("COPY", key, key, "DB", 1) == no_copy
     assert face("COPY", key, f"{{{key}}}2", "DB", 0) == 0
     assert plain("SWAPDB", 0, 1) == ErrorText("ERR This command is not available on a ring")
+    for words, text in (
+        (("a", "b"), "invalid first DB index"),
+        ((0, "b"), "invalid second DB index"),
+        ((0, 99), "DB index is out of range"),
+        ((0, -1), "DB index is out of range"),
+    ):
+        assert plain("SWAPDB", *words) == ErrorText(f"ERR {text}")
+        assert face("SWAPDB", *words) == ErrorText("ERR SWAPDB is not allowed in cluster mode")
     assert plain("SET", key, "v") == b"OK" and plain("COPY", key, key, "DB", 1) == 1 and plain("MOVE", key, 2) == 1
     for client in (face, plain):
         assert client("MULTI") == b"OK"
