@@ -5,15 +5,11 @@ Layout::
     type and flags u8 | stamp 10 | [expire_at_ms u64be] | body
 
 The low four bits of the first byte are the type (``base.ids``; 0 = tombstone), the high bits flags:
-0x10 has an expiry, 0x20 is a DVV container, 0x40 is strong-owned, 0x80 is hollow. The stamp
+0x10 has an expiry, 0x20 is a DVV container, 0x40 is strong-owned, 0x80 extended (reserved). The stamp
 stands at a fixed offset, so the versions of two records compare as bytes without decoding.
 
 A tombstone *with* the expiry flag is the *expired form*: what remains of a record whose time has come.
 It keeps the stamp and the expiry of the record it replaces, and loses the body.
-
-A *hollow* is a tombstone with the flag of that name: what remains, on a ring, of a collection whose last element has
-gone. Nobody deleted the collection, so it hides no element: its body is the collection's floor and expiry (u64be, 0 for
-none), which an element that its writer had not heard of brings back.
 """
 
 from __future__ import annotations
@@ -29,14 +25,10 @@ TYPE_MASK: Final = 0x0F
 HAS_EXPIRY: Final = 0x10
 DVV: Final = 0x20
 STRONG: Final = 0x40
-HOLLOW: Final = 0x80
+EXTENDED: Final = 0x80
 STAMP_AT: Final = 1
 BODY_AT: Final = 11
 EXPIRING_BODY_AT: Final = 19
-
-#: What has a floor has one of these bits above STRING.
-_FLOORED: Final = TYPE_MASK | HOLLOW
-_FLOOR_END: Final = BODY_AT + STAMP_BYTES
 
 _TYPE_BYTES: Final = tuple(bytes((kind,)) for kind in range(256))
 
@@ -97,16 +89,6 @@ def tombstone(stamp: bytes) -> bytes:
     return _TYPE_BYTES[TOMBSTONE] + stamp
 
 
-def hollow(stamp: bytes, floor: bytes, expire_at_ms: int) -> bytes:
-    """What remains of a collection that has no elements any more."""
-    return _TYPE_BYTES[HOLLOW] + stamp + floor + U64BE.pack(expire_at_ms)
-
-
-def hollow_expiry(record: bytes) -> int:
-    """The expiry of the collection that a hollow was, ms; 0 for none."""
-    return int.from_bytes(record[_FLOOR_END : _FLOOR_END + 8], "big")
-
-
 def with_expiry(record: bytes, stamp: bytes, expire_at_ms: int) -> bytes:
     """``record`` under a new stamp and expiry (0 = none)."""
     old = decode(record)
@@ -117,11 +99,10 @@ def with_expiry(record: bytes, stamp: bytes, expire_at_ms: int) -> bytes:
 def newer(left: bytes, right: bytes) -> bytes:
     """Last write wins: the record with the higher stamp; of equal stamps the expired form.
 
-    A collection, or its hollow, also takes over the floor of what it beats: what a deletion, or another beginning of
-    the collection, has hidden stays hidden, in whatever order replicas hear of them. Commutative, associative and
-    idempotent.
+    A collection also takes over the floor of what it beats: what a deletion, or another beginning of the collection,
+    has hidden stays hidden, in whatever order replicas hear of them. Commutative, associative and idempotent.
     """
-    if (left[0] | right[0]) & _FLOORED > STRING:
+    if (left[0] | right[0]) & TYPE_MASK > STRING:
         return _newer_collection(left, right)
     a, b = left[STAMP_AT:BODY_AT], right[STAMP_AT:BODY_AT]
     if a != b:
@@ -134,15 +115,15 @@ def newer(left: bytes, right: bytes) -> bytes:
 
 def floor_of(record: bytes) -> bytes:
     """The stamp at or below which a record hides elements: a collection's floor; of any other record its own stamp."""
-    if record[0] & _FLOORED <= STRING:
+    if record[0] & TYPE_MASK <= STRING:
         return record[STAMP_AT:BODY_AT]
     body_at = EXPIRING_BODY_AT if record[0] & HAS_EXPIRY else BODY_AT
     return record[body_at : body_at + STAMP_BYTES]
 
 
 def with_floor(record: bytes, floor: bytes) -> bytes:
-    """``record`` with its floor raised to ``floor`` where that is higher; what has none stays as it is."""
-    if record[0] & _FLOORED <= STRING or floor_of(record) >= floor:
+    """``record`` with its floor raised to ``floor`` where that is higher; what is no collection stays as it is."""
+    if record[0] & TYPE_MASK <= STRING or floor_of(record) >= floor:
         return record
     body_at = EXPIRING_BODY_AT if record[0] & HAS_EXPIRY else BODY_AT
     return record[:body_at] + floor + record[body_at + STAMP_BYTES :]

@@ -159,8 +159,10 @@ class Operation:
         except CommandError as reason:
             # It may be a mistake only by what is here: WRONGTYPE of a key that has another type by now.
             mistake = reply = reason.reply
-        if noted is not None and dispatcher.keyspace.conflicts is not None:
-            noted.note_superseded(effects)
+        if noted is not None:
+            noted.note_emptied(effects)
+            if dispatcher.keyspace.conflicts is not None:
+                noted.note_superseded(effects)
         if noted is not None and self._compare(noted):
             writes = bool(effects) or self._is_transaction()
             self._reply = None if writes else mistake or encode(reply, self.session.proto)

@@ -228,8 +228,10 @@ class Runner:
                 if spec.name == "swapdb":
                     view = self._view(db, session, view)
         self.applier.prepare(effects)
-        if noted is not None and self.keyspace.conflicts is not None:
-            noted.note_superseded(effects)
+        if noted is not None:
+            noted.note_emptied(effects)
+            if self.keyspace.conflicts is not None:
+                noted.note_superseded(effects)
 
     def run(self, session: Session) -> tuple[list[Reply], list[fx.Effect]]:
         """Run the queue; finished replies as they go into EXEC's array, and the effects that are not applied yet.

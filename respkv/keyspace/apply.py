@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
+from respkv.base.errors import CorruptionError
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT, hash_tag
 from respkv.causality import siblings
@@ -22,11 +24,8 @@ from respkv.causality.record import (
     DVV,
     HAS_EXPIRY,
     TYPE_MASK,
-    decode,
     encode,
     expired_form,
-    floor_of,
-    hollow,
     pack_string_head,
     tombstone,
     with_expiry,
@@ -279,24 +278,6 @@ class Applier:
         if keyspace.watching:
             self._touch(db, key)
 
-    def _empty(self, db: int, key: bytes, row: HashRow) -> None:
-        """The last element that is known here has gone, and the key with it.
-
-        On a ring there may be others that this node has not heard of: a hollow hides none of them.
-        """
-        keyspace = self.keyspace
-        if keyspace.survivors is None:
-            grave = tombstone(keyspace.stamp())
-        else:
-            # Who holds just these elements sees by the count that none is left.
-            row.count = 0
-            self._write_count(db, key, row)
-            grave = hollow(keyspace.stamp(), row.floor, row.expire_at_ms)
-        self._bury(row.internal, grave, EXPIRING if row.expire_at_ms else LIVE)
-        keyspace.cache.drop(db, key)
-        if keyspace.watching:
-            self._touch(db, key)
-
     def _bury(self, internal: bytes, record: bytes, old: int) -> None:
         """A tombstone over a key known to be live or expiring."""
         self.keyspace.counts.note(internal, old, DEAD)
@@ -403,8 +384,7 @@ class Applier:
         row.count -= 1
         if row.count <= 0:
             counted.pop((db, key), None)
-            self._empty(db, key, row)
-            plan.rows[db, key] = None
+            self._delete(db, key, plan)
         else:
             counted[db, key] = row
             if keyspace.watching:
@@ -441,15 +421,15 @@ class Applier:
         """The floor of a collection that begins. On a single node: now.
 
         On a ring two sides of a partition may begin the same collection, and neither may hide the other's elements: the
-        floor is that of the deletion or hollow it follows, or what has been flushed or purged. After a string or an
-        expiry it is now all the same: what expired may hold elements newer than its own stamp.
+        floor is that of the deletion it follows, or what has been flushed or purged. After a string or an expiry it is
+        now all the same: what expired may hold elements newer than its own stamp.
         """
         keyspace = self.keyspace
         old = keyspace.engine.memtable.table.get(internal) or plan.records.get(internal)
         if keyspace.watermark is None or (old is not None and old[0] & (TYPE_MASK | HAS_EXPIRY)):
             return keyspace.stamp()
         slot, db = keys.key_slot(internal), keys.key_db(internal)
-        deleted = ZERO_STAMP if old is None else floor_of(old)
+        deleted = ZERO_STAMP if old is None else old[1:BODY_AT]
         return max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot))
 
     def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
@@ -477,7 +457,10 @@ class Applier:
             return False
         db, key = keys.key_db(internal), keys.user_key(internal)
         expired = siblings.expired_form(record, keyspace.now_ms) if record[0] & DVV else expired_form(record)
-        survivor = survivors.find(internal, expired) if survivors is not None else b""
+        survivor = b""
+        if survivors is not None:
+            with suppress(CorruptionError):  # What cannot be read is fetched from others.
+                survivor = survivors.find(internal, expired)
         if survivors is not None and survivor:
             self.put_record(internal, survivors.owner(internal, expired, survivor))
             self.recount(internal)
@@ -490,16 +473,6 @@ class Applier:
         if self.on_expired is not None:
             self.on_expired(db, key, None, True)
         return True
-
-    def empty_if_bare(self, internal: bytes) -> None:
-        """Empty a collection of a ring that has no elements. May raise ReadMiss."""
-        keyspace = self.keyspace
-        record = keyspace.record(internal)
-        if record is None or record[0] & TYPE_MASK not in _COLLECTIONS:
-            return
-        row = keyspace.uncounted_hash(internal, decode(record))
-        if next(keyspace.stored_elements(row), None) is None:
-            self._empty(keys.key_db(internal), keys.user_key(internal), row)
 
     def _expire_element(self, internal: bytes) -> bool:
         keyspace = self.keyspace
@@ -518,7 +491,9 @@ class Applier:
         keyspace.drop_field(db, key, row, field)
         row.count -= 1
         if row.count <= 0:
-            self._empty(db, key, row)
+            plan = Plan()
+            plan.rows[db, key] = row
+            self._delete(db, key, plan)
         else:
             self._write_count(db, key, row)
             if keyspace.watching:

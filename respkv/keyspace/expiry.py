@@ -17,7 +17,6 @@ from respkv.keyspace import keys
 
 if TYPE_CHECKING:
     from respkv.keyspace.apply import Applier
-    from respkv.keyspace.survivors import Survivors
 
 #: Keys and elements that are remembered as met after their time. They are worked off at the end of each cycle but while
 #: writes are refused; whatever is forgotten then is found again by its next reader, or by its index entry.
@@ -82,8 +81,6 @@ class ExpiryDuty:
                 except CorruptionError as damage:
                     self._damaged(damage)
                 self._position = keys.after(entry)
-            if keyspace.survivors is not None:
-                self._look_at_suspects(keyspace.survivors, limit)
         except ReadMiss as miss:
             return True, miss.request
         if len(entries) == limit:
@@ -94,14 +91,6 @@ class ExpiryDuty:
         self._position = None
         self.lag_ms = 0
         return False, None
-
-    def _look_at_suspects(self, survivors: Survivors, limit: int) -> None:
-        for internal in survivors.due(limit):
-            try:
-                self.applier.empty_if_bare(internal)
-            except CorruptionError as damage:
-                self._damaged(damage)
-            survivors.clear(internal)
 
     def _expire(self, entry: bytes) -> None:
         expire_at_ms, internal = keys.expiry_parts(entry)

@@ -3,8 +3,8 @@
 A slot has 64 leaves, each the sum (mod 2^64) of one term per record. With ``h = xxh3_64(internal key)``::
 
     leaf   = h & 63
-    digest = flags u8 | stamp 10 | [expire_at_ms u64be] | [xxh3_64 of the body, u64be: containers, hollows, and
-             collections without expiry, whose floor it covers]
+    digest = flags u8 | stamp 10 | [expire_at_ms u64be] | [xxh3_64 of the body, u64be: containers, and collections
+             without expiry, whose floor it covers]
     term   = xxh3_64(digest, seed = h)
 
 ``flags`` are the high bits of the record's first byte without its type: the expired form of a record has the
@@ -29,7 +29,7 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 from respkv.base.ids import HASH
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import MAX_STAMP, ZERO_STAMP
-from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, HOLLOW, TYPE_MASK
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
 
@@ -55,7 +55,7 @@ def digest_of(record: bytes) -> bytes:
         return b"\x00" + record[1:BODY_AT]
     body_at = EXPIRING_BODY_AT if first & HAS_EXPIRY else BODY_AT
     digest = _FLAGS[first] + record[1:body_at]
-    return digest + xxh3_64_digest(record[body_at:]) if first & (DVV | HOLLOW) else digest
+    return digest + xxh3_64_digest(record[body_at:]) if first & DVV else digest
 
 
 def leaf_of(internal: bytes) -> int:

@@ -7,6 +7,7 @@ when something newer was found elsewhere (optimistic reads in the manner of Kung
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from respkv.causality.record import BODY_AT
@@ -44,6 +45,21 @@ class ReadSet:
         for effect in effects:
             if effect[0] in WRITES and conflicts.keeps(effect[2]):
                 self.note(effect[1], effect[2], None)
+
+    def note_emptied(self, effects: fx.Effects) -> None:
+        """Who removes all elements of a collection that are known here deletes it: they must be all that was
+        acknowledged, so the whole collection counts as read. May raise ReadMiss."""
+        removed = Counter(effect[1:3] for effect in effects if effect[0] == fx.REMOVE_ELEMENT)
+        for (db, key), count in removed.items():
+            row = self._keyspace.row(db, key)
+            if isinstance(row, HashRow) and count >= row.count:
+                self.note_range(row)
+
+    def note_range(self, row: HashRow) -> None:
+        """All elements of a collection were looked at."""
+        end = keys.prefix_end(row.prefix)
+        assert end is not None, "a prefix of an element begins with its space"
+        self.ranges[row.prefix] = end
 
     def note_element(self, internal: bytes) -> None:
         """An element, or a count of elements, was looked up. May raise ReadMiss."""
@@ -98,6 +114,4 @@ class NotingHashView(HashView):
 
     def _note_all(self) -> None:
         if self._row is not None:
-            end = keys.prefix_end(self._row.prefix)
-            assert end is not None, "a prefix of an element begins with its space"
-            self._noted.ranges[self._row.prefix] = end
+            self._noted.note_range(self._row)

@@ -22,7 +22,7 @@ from typing import Any
 
 from respkv.base.ids import STRING, TOMBSTONE
 from respkv.base.slots import SLOT_COUNT
-from respkv.causality.record import BODY_AT, HOLLOW, TYPE_MASK, decode, floor_of
+from respkv.causality.record import BODY_AT, TYPE_MASK, decode
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
 
@@ -73,8 +73,6 @@ def make_keep(data: dict[str, Any], lookup: Lookup) -> Keep:
             owner_internal, owner_record = owner, lookup(owner)
         if owner_record is None:
             return False
-        if owner_record[0] & HOLLOW:
-            return stamp <= floor_of(owner_record)
         parts = decode(owner_record)
         if parts.kind == TOMBSTONE and parts.expire_at_ms:
             # Its last elements may be newer than the record that expired. What belongs to a later life came after that

@@ -358,12 +358,9 @@ class Mend:
         if not self._is_newest():
             self._begin_anew()
             return
-        for internal, old in olds.items():
-            if old is not None:
-                found[internal] = _merged(old, found[internal])
-        survivors = {internal: self._replica.survivor(internal, record, found) for internal, record in found.items()}
         for internal, record in found.items():
-            self._restore(internal, record, survivors[internal])
+            old = olds[internal]
+            self._restore(internal, record if old is None else _merged(old, record))
         for internal, record in stale:
             self._bury(internal, record)
         self._put += len(found)
@@ -382,7 +379,7 @@ class Mend:
             if internal not in found and record[0] & TYPE_MASK and record[1:BODY_AT] < purged(keys.key_slot(internal))
         ]
 
-    def _restore(self, internal: bytes, record: bytes, survivor: bytes) -> None:
+    def _restore(self, internal: bytes, record: bytes) -> None:
         """Put one entry that others hold, although it may be in an older table here: the damaged one lies above it."""
         keyspace = self._keyspace
         slot, db = keys.key_slot(internal), keys.key_db(internal)
@@ -396,7 +393,7 @@ class Mend:
             return
         if record[0] & TYPE_MASK > STRING:
             record = with_floor(record, keyspace.floors.get(slot, db))
-        self._replica.put_key(internal, record, survivor)
+        self._replica.put_record(internal, record)
 
     def _put_element(self, internal: bytes, record: bytes) -> None:
         owner, _ = keys.element_owner(internal)

@@ -475,7 +475,7 @@ class RingNode(RingView):
             self.forwards.tell_time(short)
         else:
             self.forwards.peer_lost(short)
-            self.pressure.peer_lost(short)
+            self.pressure.peer_lost(short, self.node.now_us)
             self.flushes.peer_lost(short)
             self.watch.peer_lost(short)
             self.walks.peer_lost(short)
@@ -499,8 +499,8 @@ class RingNode(RingView):
         return len(self.node.engine.immutables) >= RETIRED_MAX
 
     def _is_busy(self) -> bool:
-        """Clients wait: repair goes slowly."""
-        return self.node.brake_us() > 0
+        """Clients wait for this node's sake: repair goes slowly."""
+        return self.node.engine.brake_us() > 0
 
     # -- plans -------------------------------------------------------------------------------------
 

@@ -11,14 +11,13 @@ of it is pure over the keyspace: what it writes is in the log with this cycle, s
 * A payload is looked through before anything of it is applied: garbage is a ``ProtocolError`` and changes nothing.
 * What lies at or below a flush floor is dropped; what is older than the purge watermark and unknown here is refused.
 * An element that is newer than its owner's grave revives the owner, whichever of the two comes first
-  (``keyspace/survivors``). A hollow that meets a collection with elements is answered by that under a new stamp.
+  (``keyspace/survivors``).
 * An element count is right only where it follows the count before it; else it is noted as unknown and the next reader
   counts anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from xxhash import xxh3_64_intdigest
@@ -31,7 +30,6 @@ from respkv.causality.record import (
     BODY_AT,
     DVV,
     HAS_EXPIRY,
-    HOLLOW,
     STRONG,
     TYPE_MASK,
     floor_of,
@@ -164,7 +162,7 @@ class Replica:
             if internal[0] == keys.SPACE_COUNT:
                 self._keyspace.engine.get(internal)  # its chain is looked at while applying
                 self._keyspace.engine.get(b"\x01" + internal[1:])
-        survivors = self._look_for_survivors(internals, records)
+        survivors = self._look_for_survivors(internals, records, olds)
         refused: list[tuple[int, int]] = []
         table = self._keyspace.engine.memtable.table
         for index in sorted(range(len(internals)), key=lambda at: internals[at][0] != keys.SPACE_RECORD):
@@ -217,11 +215,14 @@ class Replica:
         if internal[0] == keys.SPACE_ELEMENT:
             self._put_element(kind, internal, merged, owners[internal])
         else:
-            self.put_key(internal, merged, survivors.get(internal, b""))
+            survivor = survivors.get(internal)
+            if survivor is not None and self._survivors.revives(merged, survivor):
+                self._revive(internal, self._survivors.owner(internal, merged, survivor))
+            else:
+                self.put_record(internal, merged)
             if old is not None and old[0] & merged[0] & TYPE_MASK > STRING and floor_of(merged) > floor_of(old):
-                # Elements are hidden now that were counted, perhaps all.
+                # Elements are hidden now that were counted.
                 self._applier.recount(internal)
-                self._survivors.suspect(internal)
         return OK
 
     def _ruled(self) -> Any:
@@ -243,7 +244,7 @@ class Replica:
         """What is held under a key, as far as it can matter: nothing is read from disk for a record newer than that."""
         engine = self._keyspace.engine
         collection = record[0] & TYPE_MASK > STRING and internal[0] == keys.SPACE_RECORD  # It takes over older floors.
-        if collection or record[0] & (DVV | STRONG | HOLLOW) or record[1:BODY_AT] <= engine.highest_table_stamp():
+        if collection or record[0] & (DVV | STRONG) or record[1:BODY_AT] <= engine.highest_table_stamp():
             return engine.get(internal)
         if internal[0] == keys.SPACE_RECORD and (ruled := self._ruled()) and ruled(internal, keys.RECORD_KEY_AT):
             return engine.get(internal)
@@ -304,60 +305,37 @@ class Replica:
                 keyspace.drop_field(db, key, row, field)
         if kind != FOREGROUND:
             self._applier.recount(owner)
-            if not live:
-                self._survivors.suspect(owner)
         if keyspace.watching:
             self._touch(db, key)
 
-    def _look_for_survivors(self, internals: list[bytes], records: list[bytes]) -> dict[bytes, bytes]:
-        """By key: a live element that its grave among ``records`` does not reach. May raise ReadMiss."""
+    def _look_for_survivors(
+        self, internals: list[bytes], records: list[bytes], olds: list[bytes | None]
+    ) -> dict[bytes, bytes]:
+        """By key: a live element that a grave, which the key comes to with ``records``, does not reach. May raise
+        ReadMiss."""
+        merged: dict[bytes, bytes] = {}
         found: dict[bytes, bytes] = {}
-        graves = [at for at, record in enumerate(records) if not record[0] & (TYPE_MASK | DVV)]
-        beside = dict(zip(internals, records)) if graves else {}
-        for at in graves:
-            internal, record = internals[at], records[at]
-            count = beside.get(keys.count_key(internal)) if record[0] & HOLLOW else None
-            if count is None or not self._counts_none(internal, count):
-                survivor = self.survivor(internal, record, beside)
+        if all(record[0] & TYPE_MASK for record in records):
+            return found
+        for internal, record, old in zip(internals, records, olds):
+            if internal[0] == keys.SPACE_RECORD:
+                held = merged.get(internal, old)
+                if not (record[0] | (held[0] if held is not None else 0)) & DVV:
+                    merged[internal] = record if held is None else newer(held, record)
+        beside = dict(zip(internals, records))
+        for internal, record in merged.items():
+            if not record[0] & TYPE_MASK:
+                try:
+                    survivor = self._survivors.find(internal, record, beside)
+                except CorruptionError:
+                    continue  # What cannot be read is fetched from others, with what they have made of the key.
                 if survivor:
                     found[internal] = survivor
         return found
 
-    def survivor(self, internal: bytes, record: bytes, beside: Mapping[bytes, bytes]) -> bytes:
-        """If this is a grave of a key: a live element that it does not reach, else b"". May raise ReadMiss.
-
-        ``beside``: what is put with it.
-        """
-        if record[0] & (TYPE_MASK | DVV) or internal[0] != keys.SPACE_RECORD:
-            return b""
-        return self._survivors.find(internal, record, beside)
-
     def note_element(self, internal: bytes, record: bytes) -> None:
         """An element was put."""
         self._survivors.note(internal, int.from_bytes(record[1:9], "big"))
-
-    def _counts_none(self, owner: bytes, count: bytes) -> bool:
-        """Whether a count that came with a hollow says of the elements here, too, that none is left."""
-        engine = self._keyspace.engine
-        follows = self._follows(count, engine.get(keys.count_key(owner)), engine.get(owner))
-        return follows and not any(count[BODY_AT : BODY_AT + 8])
-
-    def put_key(self, internal: bytes, record: bytes, survivor: bytes) -> None:
-        """``put_record``, unless that is a grave and a live element survives it: then the key lives."""
-        if record[0] & TYPE_MASK or not survivor or not self._survivors.revives(record, survivor):
-            self.put_record(internal, record)
-            return
-        keyspace = self._keyspace
-        held = keyspace.engine.get(internal)
-        if record[0] & HOLLOW and held is not None and held[0] & TYPE_MASK > STRING and not self._is_past(held):
-            # Under a new stamp, it is above the hollow for everybody.
-            alive = with_floor(held[:1] + keyspace.stamp() + held[BODY_AT:], floor_of(record))
-        else:
-            alive = self._survivors.owner(internal, record, survivor)
-        self._revive(internal, alive)
-
-    def _is_past(self, record: bytes) -> bool:
-        return bool(record[0] & HAS_EXPIRY) and int.from_bytes(record[11:19], "big") <= self._keyspace.now_ms
 
     def _revive(self, owner: bytes, record: bytes) -> None:
         """A live element shows that its owner lives, whatever is held of that."""
@@ -369,10 +347,11 @@ class Replica:
         """An element count: taken as it is where it follows the count held, else noted as unknown."""
         keyspace = self._keyspace
         before = keyspace.engine.get(internal) if old is None else old
-        owner = b"\x01" + internal[1:]
-        follows = self._follows(record, before, keyspace.engine.get(owner))
-        if not follows:
-            self._survivors.suspect(owner)
+        owner = keyspace.engine.get(b"\x01" + internal[1:])
+        floor = element_floor(owner)
+        # The first count of a collection names its floor.
+        last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
+        follows = record[BODY_AT + 8 : BODY_AT + 18] == last
         if not follows or kind != FOREGROUND:
             record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
@@ -384,14 +363,6 @@ class Replica:
                 row.count_stamp = record[1:BODY_AT]
             else:
                 keyspace.cache.drop(db, key)
-
-    @staticmethod
-    def _follows(count: bytes, before: bytes | None, owner: bytes | None) -> bool:
-        """Whether an element count was made from the one held here."""
-        floor = element_floor(owner)
-        # The first count of a collection names its floor.
-        last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
-        return count[BODY_AT + 8 : BODY_AT + 18] == last
 
     def _touch(self, db: int, key: bytes) -> None:
         touched = self._keyspace.touched

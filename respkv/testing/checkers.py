@@ -20,7 +20,7 @@ from respkv.base.ids import HASH
 from respkv.base.slots import slot_of
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP
-from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, HOLLOW, TYPE_MASK, floor_of
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
 from respkv.keyspace.leaf_rule import element_floor
@@ -104,8 +104,6 @@ def evidence_of(records: Mapping[bytes, Mapping[bytes, int]], floors: Sequence[F
         for record, us in seen.items():
             if record[0] & DVV:
                 continue  # Siblings have a reference of their own.
-            if record[0] & HOLLOW:
-                continue  # It hides nothing that its collection did not hide.
             stamp, kind = record[1:BODY_AT], record[0] & TYPE_MASK
             expire_at_ms = int.from_bytes(record[BODY_AT:EXPIRING_BODY_AT], "big") if record[0] & HAS_EXPIRY else 0
             body = record[EXPIRING_BODY_AT if expire_at_ms else BODY_AT :]
@@ -379,7 +377,10 @@ def check_survival(
                 record = surviving.get(internal)
                 if record is None:
                     continue
-                newest = max(newest, floor_of(record) if internal == owner and name else record[1:BODY_AT])
+                if internal == owner and name is not None and record[0] & TYPE_MASK >= HASH:
+                    newest = max(newest, element_floor(record))
+                else:
+                    newest = max(newest, record[1:BODY_AT])
             if newest >= stamp:
                 continue
             gone = any(
@@ -508,7 +509,8 @@ def check_settled(
         if key[0] not in (keys.SPACE_RECORD, keys.SPACE_ELEMENT):
             continue
         # The record of a collection hides what its floor does, whatever its own stamp is.
-        stamp = floor_of(record) if key[0] == keys.SPACE_RECORD else record[1:BODY_AT]
+        collection = key[0] == keys.SPACE_RECORD and record[0] & TYPE_MASK >= HASH
+        stamp = element_floor(record) if collection else record[1:BODY_AT]
         by_node = held.setdefault(key, {})
         by_node[name] = max(by_node.get(name, ZERO_STAMP), stamp)
         least = min(by_node.get(owner, ZERO_STAMP) for owner in owners(keys.key_slot(key)))

@@ -18,8 +18,9 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Final, NamedTuple
 
+from respkv.base.ids import HASH
 from respkv.causality import siblings
-from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, floor_of, newer
+from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
 from respkv.env.rng import Rng
 from respkv.keyspace import keys
 from respkv.keyspace.floors import META_PREFIX, FlushFloors
@@ -241,13 +242,11 @@ class Witness:
 
 def may_follow(old: bytes, record: bytes) -> bool:
     """Whether ``record`` may replace ``old`` of the same stamp: as its expired form, or with a raised floor."""
-    if old[0] == record[0] and floor_of(record) > floor_of(old):
-        return True
     if old[0] & record[0] & DVV:
         return True  # Containers grow under one stamp: what they held is ``sibling_work``'s to judge.
-    return record[0] & (TYPE_MASK | HAS_EXPIRY) == HAS_EXPIRY and (
-        record[11:EXPIRING_BODY_AT] == old[11:EXPIRING_BODY_AT]
-    )
+    if not record[0] & TYPE_MASK:
+        return bool(record[0] & HAS_EXPIRY) and record[11:EXPIRING_BODY_AT] == old[11:EXPIRING_BODY_AT]
+    return record[0] & TYPE_MASK >= HASH and old[0] == record[0] and element_floor(record) > element_floor(old)
 
 
 def keys_db(floor_key: bytes) -> int:

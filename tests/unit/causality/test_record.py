@@ -8,20 +8,16 @@ import random
 import pytest
 
 from respkv.base.ids import HASH, STRING, TOMBSTONE
-from respkv.causality.hlc import ZERO_STAMP, pack_stamp
+from respkv.causality.hlc import pack_stamp
 from respkv.causality.record import (
     DVV,
     HAS_EXPIRY,
-    HOLLOW,
     STRONG,
     Record,
     decode,
     encode,
     expire_at_of,
     expired_form,
-    floor_of,
-    hollow,
-    hollow_expiry,
     kind_of,
     newer,
     stamp_of,
@@ -116,16 +112,6 @@ def test_a_collection_takes_over_the_floor_of_what_it_beats() -> None:
     assert newer(collection(four, one, 77), tombstone(three)) == collection(four, three, 77)
 
 
-def test_a_hollow_keeps_what_its_collection_hid_and_hides_nothing_else() -> None:
-    one, two, three, four = (pack_stamp(number, 1) for number in (1, 2, 3, 4))
-    empty = hollow(four, one, 99)
-    assert kind_of(empty) == TOMBSTONE and expire_at_of(empty) == 0 and hollow_expiry(empty) == 99
-    assert floor_of(empty) == one and newer(collection(three, one), empty) == empty
-    assert newer(collection(three, two), empty) == newer(tombstone(two), empty) == hollow(four, two, 99)
-    assert newer(hollow(two, one, 0), collection(four, ZERO_STAMP)) == collection(four, one)
-    assert newer(hollow(two, one, 0), tombstone(four)) == tombstone(four)
-
-
 def test_what_beats_a_collection_stays_as_it_is() -> None:
     one, two, three = (pack_stamp(number, 1) for number in (1, 2, 3))
     assert newer(collection(two, one), tombstone(three)) == tombstone(three)
@@ -140,11 +126,9 @@ def test_merging_collections_is_associative_commutative_and_idempotent(seed: int
     stamps = [pack_stamp(number, rng.randrange(3)) for number in range(10)]
     records = []
     for at in rng.sample(range(5, 10), 4):
-        kind = rng.choice((HASH, HASH, STRING, TOMBSTONE, HOLLOW))
+        kind = rng.choice((HASH, HASH, STRING, TOMBSTONE))
         if kind == HASH:
             records += [collection(stamps[at], stamps[floor]) for floor in rng.sample(range(at), 2)]
-        elif kind == HOLLOW:
-            records += [hollow(stamps[at], stamps[floor], 0) for floor in rng.sample(range(at), 2)]
         else:
             records.append(encode(kind, stamps[at], b"" if kind == TOMBSTONE else b"v"))
     results = set()

@@ -10,7 +10,7 @@ import pytest
 
 from respkv.base.ids import HASH, STRING
 from respkv.causality.hlc import pack_stamp
-from respkv.causality.record import encode, expired_form, hollow, tombstone
+from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
@@ -158,7 +158,6 @@ def test_elements_that_their_metadata_hides_go(key: bytes) -> None:
     assert not kept(encode(HASH, stamp(20), stamp(5)))
     assert not kept(encode(STRING, stamp(5), b"v")) and kept(encode(STRING, stamp(4), b"v"))
     assert not kept(tombstone(stamp(6))) and kept(tombstone(stamp(4)))
-    assert not kept(hollow(stamp(20), stamp(5), 0)) and kept(hollow(stamp(20), stamp(4), 0)), "its floor counts, too"
     assert kept(None), "without metadata nothing says that it is hidden"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from respkv.base.limits import HOLD_US
-from respkv.node.back_pressure import AGAIN_US, FRESH_US, HONOURED_US, RESISTED_US, TOLD_US, BackPressure
+from respkv.node.back_pressure import AGAIN_US, BUDGET_US, FRESH_US, HOLD_COST, TOLD_US, WAIT_MAX_US, BackPressure
 from respkv.wire.messages import Pressure
 
 S = 1_000_000
@@ -59,28 +59,51 @@ def test_the_slowest_member_counts_as_long_as_it_says_so() -> None:
     assert pressure.wait_us(S) == 20_000
     pressure.on_pressure(3, HOLD, S)
     assert pressure.wait_us(S) == HOLD_US
-    pressure.peer_lost(3)
+    pressure.peer_lost(3, S)
     assert pressure.wait_us(S + FRESH_US) == 20_000 and pressure.wait_us(S + FRESH_US + 1) == 0
+    pressure.on_pressure(2, Pressure(HOLD.wait_us - 1), 3 * S)
+    assert pressure.wait_us(3 * S) == WAIT_MAX_US, "nobody waits for an hour"
 
 
-@pytest.mark.parametrize(("message", "minded_us"), [(Pressure(160_000), HONOURED_US), (HOLD, RESISTED_US)])
-def test_who_does_not_get_on_is_not_minded_until_it_is_well(message: Pressure, minded_us: int) -> None:
+def pressing(pressure: BackPressure, message: Pressure, begin_us: int, count_us: int) -> int:
+    """A member presses for some time; for how much of that it is minded, us."""
+    minded_us = 0
+    for now_us in range(begin_us, begin_us + count_us, AGAIN_US):
+        pressure.on_pressure(2, message, now_us)
+        minded_us += AGAIN_US * (pressure.wait_us(now_us) > 0)
+    return minded_us
+
+
+@pytest.mark.parametrize(("message", "minded_us"), [(Pressure(160_000), BUDGET_US), (HOLD, BUDGET_US // HOLD_COST)])
+def test_who_does_not_get_on_is_not_minded_until_it_has_been_well(message: Pressure, minded_us: int) -> None:
     """Two replicas are enough: a third one that cannot flush must not stop the ring."""
     pressure = World().pressure
-    for now_us in range(S, S + minded_us + 1, AGAIN_US):
-        pressure.on_pressure(2, message, now_us)
-        assert pressure.wait_us(now_us) > 0
-    for now_us in range(S + minded_us + AGAIN_US, S + 3 * minded_us, AGAIN_US):
-        pressure.on_pressure(2, message, now_us)
-        assert pressure.wait_us(now_us) == 0
-    pressure.on_pressure(2, Pressure(0), now_us)
-    pressure.on_pressure(2, message, now_us + 1)
-    assert pressure.wait_us(now_us + 1) > 0
+    assert pressing(pressure, message, S, 600 * S) == minded_us
+    pressure.on_pressure(2, Pressure(0), 601 * S)
+    assert pressing(pressure, message, 602 * S, S) == 0, "it is not well yet"
+    pressure.on_pressure(2, Pressure(0), 603 * S)
+    well_us = 603 * S + BUDGET_US
+    assert pressing(pressure, message, well_us, 600 * S) == minded_us
 
 
-def test_to_hold_and_let_go_a_little_is_still_to_hold() -> None:
+@pytest.mark.parametrize("rest_us", [10_000, S])
+@pytest.mark.parametrize("cut", [False, True])
+def test_who_presses_with_short_rests_has_no_more_of_it(rest_us: int, cut: bool) -> None:
+    pressure, now_us, minded_us = World().pressure, S, 0
+    while now_us < 500 * S:
+        minded_us += pressing(pressure, HOLD, now_us, 4 * S)
+        now_us += 4 * S
+        if cut:
+            pressure.peer_lost(2, now_us)
+        else:
+            pressure.on_pressure(2, Pressure(0), now_us)
+        now_us += rest_us
+    assert minded_us < 200 * S
+
+
+def test_somebody_who_holds_now_and_then_is_always_minded() -> None:
+    """As under full load: a memtable is full before the one before it is flushed."""
     pressure = World().pressure
-    for step, now_us in enumerate(range(S, S + RESISTED_US + S, AGAIN_US)):
-        pressure.on_pressure(2, HOLD if step % 2 else Pressure(20_000), now_us)
-    pressure.on_pressure(2, HOLD, now_us)
-    assert pressure.wait_us(now_us) == 0
+    for begin_us in range(S, 300 * S, 3 * S):
+        assert pressing(pressure, HOLD, begin_us, S // 2) == S // 2
+        pressure.on_pressure(2, Pressure(0), begin_us + S // 2)

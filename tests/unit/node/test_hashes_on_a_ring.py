@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from respkv.base.slots import slot_of
-from respkv.keyspace.survivors import SUSPECT_MS
 from tests.unit.node.small_ring import S, SmallRing
 
 
@@ -20,22 +19,6 @@ def seen(ring: SmallRing, key: str) -> list[Any]:
     """What a client is told of a hash at QUORUM."""
     client = ring.connect(1)
     return [client.call(*words, key) for words in (("HGETALL",), ("EXISTS",), ("HLEN",))] + [client.call("DBSIZE")]
-
-
-def test_a_field_that_ends_takes_along_only_what_its_node_knew() -> None:
-    """The last field that a node knows of ends while it is cut off; others have written another one meanwhile."""
-    ring = SmallRing()
-    key, client = key_of(ring, 1), ring.connect(1)
-    assert client.call("HSET", key, "f", "v") == 1
-    assert client.call("HPEXPIRE", key, 5000, "FIELDS", 1, "f") == [1]
-    ring.run(S)
-    ring.cut(3)
-    assert client.call("HSET", key, "g", "w") == 1
-    ring.run(20 * S)
-    assert client.call("HGETALL", key) == [b"g", b"w"]
-    ring.heal()
-    ring.settle()
-    assert seen(ring, key) == [[b"g", b"w"], 1, 1, 1]
 
 
 def test_the_last_field_that_a_primary_knows_is_not_the_hash() -> None:
@@ -65,21 +48,6 @@ def test_an_emptied_hash_is_gone_and_begins_anew() -> None:
     assert client.call("HSET", key, "g", "new") == 1
     ring.settle()
     assert seen(ring, key) == [[b"g", b"new"], 1, 1, 1]
-
-
-def test_a_hash_that_is_deleted_here_and_emptied_there_is_gone() -> None:
-    ring = SmallRing()
-    key, client, other = key_of(ring, 1), ring.connect(1), ring.connect(3)
-    assert client.call("HSET", key, "a", "v") == 1
-    ring.run(S)
-    ring.cut(3)
-    assert client.call("DEL", key) == 1
-    other.call("RKV.LEVEL", "EVENTUAL")
-    assert [other.call(*words) for words in (("HSET", key, "f", "v"), ("HDEL", key, "f"))] == [1, 1]
-    ring.heal()
-    ring.run(2 * SUSPECT_MS * 1000)
-    ring.settle()
-    assert seen(ring, key) == [[], 0, 0, 0]
 
 
 def test_an_expiry_that_nobody_had_heard_of_spares_what_came_after_it() -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise, permutations
 
 import pytest
 
-from respkv.base.errors import ReadMiss
+from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.base.ids import HASH, STRING
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
-from respkv.causality.record import BODY_AT, TYPE_MASK, encode, expired_form, hollow, tombstone
+from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.rows import HashRow
-from respkv.keyspace.survivors import SUSPECT_MS, Survivors
+from respkv.keyspace.survivors import Survivors
 from respkv.resp.reply import bulk
+from respkv.storage.engine import Engine
 from respkv.storage.write_batch import encode_entry
 from respkv.wire.messages import ABSENT, FOREGROUND, HINT, OK, REPAIR, Reads
 from tests.unit.replication.quorum_rig import Group, Side
@@ -135,6 +137,25 @@ def stamp_of(hlc: int, node: int = 2) -> bytes:
     return pack_stamp(hlc, node)
 
 
+def test_only_what_survives_the_newest_grave_counts() -> None:
+    """An older deletion comes late, over a newer one: an element between them does not hide one above both."""
+    side = Group().sides[1]
+    side.rig.advance_ms(30_000)
+    hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
+    for internal, record in (
+        (owner, encode(HASH, stamp_of(hlc), ZERO_STAMP)),
+        (F, encode(STRING, stamp_of(hlc + 5), b"old")),
+        (owner, tombstone(stamp_of(hlc + 10, 3))),
+        (owner, encode(HASH, stamp_of(hlc + 11), stamp_of(hlc + 10, 3))),
+        (G, encode(STRING, stamp_of(hlc + 30), b"new")),
+        (owner, tombstone(stamp_of(hlc + 20, 3))),
+    ):
+        assert side.replica.apply(HINT, encode_entry(internal, record), 2) == ()
+    side.end_cycle()
+    row = side.rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and side.rig.keyspace.live_fields(0, b"h", row) == [(b"g", b"new")]
+
+
 @pytest.mark.parametrize("form", ["live", "expired"])
 def test_an_expiry_that_comes_late_spares_what_was_written_after_it(form: str) -> None:
     """Whether it comes as it was written, and ends here, or as what it became elsewhere."""
@@ -176,73 +197,6 @@ def test_a_floor_that_rises_leaves_no_wrong_count() -> None:
     assert rig.keyspace.live_fields(0, b"h", row) == [(b"b", b"2")]
 
 
-@pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
-def test_a_hollow_hides_nothing_that_its_maker_had_not_heard_of(kind: int) -> None:
-    """The hash goes on under a stamp above the hollow's, with its expiry; without elements it is gone."""
-    for known in (True, False):
-        side = Group().sides[1]
-        side.rig.advance_ms(30_000)
-        hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
-        ends_ms = side.rig.now_ms + 60_000
-        held = encode_entry(owner, encode(HASH, stamp_of(hlc), ZERO_STAMP, ends_ms))
-        held += encode_entry(G, encode(STRING, stamp_of(hlc + 1), b"1"))
-        held += b"" if known else encode_entry(F, encode(STRING, stamp_of(hlc + 2), b"2"))
-        side.replica.apply(FOREGROUND, held, 2)
-        side.end_cycle()
-        gone = encode_entry(G, tombstone(stamp_of(hlc + 5, 3)))
-        gone += encode_entry(owner, hollow(stamp_of(hlc + 6, 3), ZERO_STAMP, ends_ms))
-        side.rig.serve(lambda gone=gone, side=side: side.replica.apply(kind, gone, 3))  # type: ignore[misc]
-        side.end_cycle()
-        side.rig.advance_ms(SUSPECT_MS)
-        side.rig.expire()
-        side.end_cycle()
-        row, record = side.rig.keyspace.row(0, b"h"), side.rig.engine.get(owner)
-        assert record is not None
-        if known:
-            assert row is None and not record[0] & TYPE_MASK
-        else:
-            assert isinstance(row, HashRow) and row.expire_at_ms == ends_ms
-            assert record[1:BODY_AT] > stamp_of(hlc + 6, 3), "everybody takes it over the hollow"
-            assert side.rig.keyspace.live_fields(0, b"h", row) == [(b"f", b"2")]
-
-
-def test_what_comes_after_a_hollow_revives_it_with_its_expiry() -> None:
-    side = Group().sides[1]
-    side.rig.advance_ms(30_000)
-    now_ms, owner = side.rig.now_ms, keys.record_key(0, b"h")
-    early, ends_ms = now_ms << 16, now_ms + 1000
-    held = encode_entry(owner, hollow(stamp_of(early + 9), ZERO_STAMP, ends_ms))
-    side.replica.apply(FOREGROUND, held, 2)
-    side.replica.apply(HINT, encode_entry(F, encode(STRING, stamp_of(early + 5), b"1")), 2)
-    side.end_cycle()
-    row, record = side.rig.keyspace.row(0, b"h"), side.rig.engine.get(owner)
-    assert isinstance(row, HashRow) and row.expire_at_ms == ends_ms
-    assert record is not None and record[1:BODY_AT] > stamp_of(early + 9)
-    # Once its time is over only what was written later does.
-    side = Group().sides[1]
-    side.rig.advance_ms(30_000)
-    side.replica.apply(FOREGROUND, held, 2)
-    side.rig.advance_ms(5000)
-    for hlc, lives in ((early + 5, False), ((now_ms + 2000) << 16, True)):
-        side.replica.apply(HINT, encode_entry(F, encode(STRING, stamp_of(hlc), b"1")), 2)
-        side.end_cycle()
-        row = side.rig.keyspace.row(0, b"h")
-        assert (row is not None) is lives and (row is None or row.expire_at_ms == 0)
-
-
-def test_a_hash_that_is_revived_and_emptied_again_is_gone() -> None:
-    side = Group().sides[1]
-    side.rig.advance_ms(30_000)
-    hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
-    side.replica.apply(FOREGROUND, encode_entry(owner, tombstone(stamp_of(hlc + 5))), 2)
-    side.replica.apply(HINT, encode_entry(F, encode(STRING, stamp_of(hlc + 10), b"v")), 2)
-    side.replica.apply(HINT, encode_entry(F, tombstone(stamp_of(hlc + 11))), 2)
-    side.end_cycle()
-    side.rig.advance_ms(SUSPECT_MS)
-    side.rig.expire()
-    assert side.rig.keyspace.row(0, b"h") is None
-
-
 @pytest.mark.parametrize("meanwhile", [False, True])
 def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each element is passed once, however many blocks have to be waited for; what comes meanwhile is seen."""
@@ -255,17 +209,18 @@ def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monke
     side.end_cycle()
     side.rig.flush()
     # As after a start: nothing is known of what is held.
-    survivors = side.replica._survivors = side.rig.keyspace.survivors = Survivors(side.rig.keyspace)
+    side.replica._survivors = side.rig.keyspace.survivors = Survivors(side.rig.keyspace)
     side.rig.cold()
     passed = misses = 0
-    revives = survivors.revives
+    scan = Engine.scan
 
-    def counted(self: Survivors, held: bytes | None, element: bytes) -> bool:
+    def counted(engine: Engine, *bounds: bytes) -> Iterator[tuple[bytes, bytes]]:
         nonlocal passed
-        passed += 1
-        return revives(held, element)
+        for entry in scan(engine, *bounds):
+            passed += 1
+            yield entry
 
-    monkeypatch.setattr(Survivors, "revives", counted)
+    monkeypatch.setattr(Engine, "scan", counted)
     grave = encode_entry(keys.record_key(0, b"h"), tombstone(stamp_of(hlc + count)))
     while True:
         try:
@@ -275,15 +230,33 @@ def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monke
             miss.request.install(miss.request.read())
             misses += 1
             if meanwhile and misses == 3:
-                record = encode(STRING, stamp_of(side.rig.keyspace.clock.last + (20_000 << 16)), b"new")
+                # No newer than what may be there anyhow, and before what was looked at.
+                record = encode(STRING, stamp_of(hlc + count + 1), b"new")
                 side.rig.engine.put(prefix + b"0", record)
                 side.replica.note_element(prefix + b"0", record)
+    monkeypatch.undo()
     assert misses >= 3
     row = side.rig.serve(lambda: side.rig.keyspace.row(0, b"h"))
     if meanwhile:
         assert isinstance(row, HashRow)
     else:
         assert row is None and passed == count
+
+
+def test_a_deletion_is_taken_where_elements_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are fetched from other replicas, with what these have made of the key."""
+    side = Group().sides[1]
+    owner, g, grave, f = history(side)
+    for payload in (owner, g, f):
+        assert side.replica.apply(FOREGROUND, payload, 2) == ()
+
+    def damaged(*whatever: object) -> bytes:
+        raise CorruptionError("table", 0, "rotten")
+
+    monkeypatch.setattr(Survivors, "find", damaged)
+    assert side.replica.apply(HINT, grave, 2) == ()
+    side.end_cycle()
+    assert side.rig.keyspace.row(0, b"h") is None
 
 
 def looks(side: Side) -> int:
