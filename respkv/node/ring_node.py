@@ -164,7 +164,6 @@ class RingNode(RingView):
 
     def _make_handlers(self) -> dict[type, Callable[[int, Any], None]]:
         """Who takes which message of a member."""
-        node = self.node
         return {
             Writes: self._on_writes,
             WriteAcks: self._on_acks,
@@ -176,7 +175,7 @@ class RingNode(RingView):
             Forwarded: self._on_forwarded,
             SessionGone: self.forwards.on_session_gone,
             Time: self.forwards.on_time,
-            Pressure: lambda short, message: self.pressure.on_pressure(short, message, node.now_us),
+            Pressure: self._on_pressure,
             FlushTo: self._on_flush,
             Publish: self.pubsub.on_publish,
             Interest: self.pubsub.on_interest,
@@ -369,6 +368,9 @@ class RingNode(RingView):
             acks[1].extend((message.seq, index, status) for index, status in refused)
         if self.node.engine.overfull():
             self.node.commit()
+
+    def _on_pressure(self, short: int, message: Pressure) -> None:
+        self.pressure.on_pressure(short, message, self.node.now_us)
 
     def _on_acks(self, short: int, message: WriteAcks) -> None:
         if self.repair.owns(message):

@@ -93,8 +93,10 @@ class _HastyGraves(Replica):
 
     __slots__ = ()
 
-    def _survivor(self, internal: bytes, grave: bytes) -> bytes:
-        return b""
+    def _look_for_survivors(
+        self, internals: list[bytes], records: list[bytes], olds: list[bytes | None]
+    ) -> dict[bytes, bytes]:
+        return {}
 
 
 class _FloorlessKeyspace(Keyspace):
