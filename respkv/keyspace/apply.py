@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from binascii import crc_hqx
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any, Final
 
-from respkv.base.errors import CorruptionError
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT, hash_tag
 from respkv.causality import siblings
@@ -450,18 +448,14 @@ class Applier:
             return self._expire_element(internal)
         keyspace = self.keyspace
         record = keyspace.record(internal)
-        if record is None:
+        if record is None or not record[0] & HAS_EXPIRY:
             return False
-        survivors = keyspace.survivors if record[0] & TYPE_MASK in _COLLECTIONS else None
-        if not record[0] & HAS_EXPIRY or int.from_bytes(record[11:19], "big") > keyspace.now_ms:
+        if int.from_bytes(record[11:19], "big") > keyspace.now_ms:
             return False
         db, key = keys.key_db(internal), keys.user_key(internal)
         expired = siblings.expired_form(record, keyspace.now_ms) if record[0] & DVV else expired_form(record)
-        survivor = b""
-        if survivors is not None:
-            with suppress(CorruptionError):  # What cannot be read is fetched from others.
-                survivor = survivors.find(internal, expired)
-        if survivors is not None and survivor:
+        survivors = keyspace.survivors if record[0] & TYPE_MASK in _COLLECTIONS else None
+        if survivors is not None and (survivor := survivors.find(internal, expired)):
             self.put_record(internal, survivors.owner(internal, expired, survivor))
             self.recount(internal)
         else:

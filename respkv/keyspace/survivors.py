@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from respkv.base.errors import ReadMiss
+from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.base.ids import HASH
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import COUNTER_BITS
@@ -84,6 +84,8 @@ class Survivors:
                 del self._waiting[next(iter(self._waiting))]
             self._waiting[place] = (puts, last)
             raise
+        except CorruptionError:
+            pass  # The table is marked: what cannot be read comes from others, with what they have made of the key.
         return b""
 
     def revives(self, held: bytes | None, element: bytes) -> bool:

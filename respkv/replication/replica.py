@@ -325,10 +325,7 @@ class Replica:
         beside = dict(zip(internals, records))
         for internal, record in merged.items():
             if not record[0] & TYPE_MASK:
-                try:
-                    survivor = self._survivors.find(internal, record, beside)
-                except CorruptionError:
-                    continue  # What cannot be read is fetched from others, with what they have made of the key.
+                survivor = self._survivors.find(internal, record, beside)
                 if survivor:
                     found[internal] = survivor
         return found
