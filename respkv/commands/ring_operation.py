@@ -171,7 +171,12 @@ class Operation:
             return mistake
         if self.until_us and self.session.server.clock.steady_us() >= self.until_us:
             return self._too_late()
-        return self._finish(reply, effects, view)
+        applier = dispatcher.applier
+        applier.compared = noted is not None
+        try:
+            return self._finish(reply, effects, view)
+        finally:
+            applier.compared = False
 
     def _too_late(self) -> bytes:
         """Comparing has taken too long; nothing was changed."""

@@ -24,6 +24,7 @@ from respkv.causality.record import (
     TYPE_MASK,
     encode,
     expired_form,
+    floor_of,
     pack_string_head,
     tombstone,
     with_expiry,
@@ -67,13 +68,15 @@ class Applier:
     """Writes effects to one keyspace.
 
     ``on_expired`` is called with (stored db, key, field or None for the key itself, whether the key is gone) when an
-    expired form was put.
+    expired form was put. ``compared`` says that what effects empty may be deleted: all its elements are known. On a
+    ring that is so while a request that has compared them is applied; else what is emptied stays as a husk.
     """
 
-    __slots__ = ("_siblings", "keyspace", "on_expired")
+    __slots__ = ("_siblings", "compared", "keyspace", "on_expired")
 
     def __init__(self, keyspace: Keyspace) -> None:
         self.keyspace = keyspace
+        self.compared = True
         self.on_expired: Callable[[int, bytes, bytes | None, bool], None] | None = None
         self._siblings: Any = None
 
@@ -140,6 +143,7 @@ class Applier:
         """Read what ``effects`` need to know, changing nothing. May raise ReadMiss."""
         keyspace, conflicts = self.keyspace, self.keyspace.conflicts
         plan = Plan()
+        removed: dict[bytes, int] = {}
         for effect in effects:
             operation, db, key = effect[0], effect[1], effect[2]
             kept = conflicts is not None and operation in WRITES and conflicts.keeps(key)
@@ -161,6 +165,11 @@ class Applier:
                 field = effect[4] if operation == fx.PUT_ELEMENT else effect[3]
                 if keyspace.element(db, key, row, field) is None and not row.complete:
                     plan.absent[row.prefix + field] = None
+                if operation == fx.REMOVE_ELEMENT and keyspace.husks is not None:
+                    removed[row.prefix] = removed.get(row.prefix, 0) + 1
+                    if removed[row.prefix] == row.count:
+                        # It may be deleted, and the count may have missed what others wrote.
+                        row.count = sum(1 for _ in keyspace.stored_elements(row))
         return plan
 
     # -- keys whose concurrent writes are kept -----------------------------------------------------
@@ -253,6 +262,8 @@ class Applier:
         old = engine.memtable.table.get(internal)
         if old is not None:
             keyspace.counts.replaced(internal, old, EXPIRING if record[0] & HAS_EXPIRY else LIVE)
+        if keyspace.husks is not None:
+            keyspace.husks.discard(internal)
         engine.put(internal, record)
         if record[0] & HAS_EXPIRY:
             self.index_expiry(int.from_bytes(record[11:19], "big"), internal)
@@ -279,7 +290,17 @@ class Applier:
     def _bury(self, internal: bytes, record: bytes, old: int) -> None:
         """A tombstone over a key known to be live or expiring."""
         self.keyspace.counts.note(internal, old, DEAD)
+        if self.keyspace.husks is not None:
+            self.keyspace.husks.discard(internal)
         self.keyspace.engine.put(internal, record)
+
+    def bury(self, internal: bytes) -> None:
+        """A tombstone over a husk, whose elements have been compared with other replicas. May raise ReadMiss."""
+        keyspace = self.keyspace
+        record = keyspace.record(internal)
+        if record is not None and record[0] & TYPE_MASK in _COLLECTIONS:
+            self._bury(internal, tombstone(keyspace.stamp()), EXPIRING if record[0] & HAS_EXPIRY else LIVE)
+            keyspace.cache.drop(keys.key_db(internal), keys.user_key(internal))
 
     def _expire(self, db: int, key: bytes, expire_at_ms: int, plan: Plan) -> None:
         keyspace = self.keyspace
@@ -380,7 +401,7 @@ class Applier:
         if not row.complete:
             plan.absent[row.prefix + field] = None
         row.count -= 1
-        if row.count <= 0:
+        if row.count <= 0 and self.compared:
             counted.pop((db, key), None)
             self._delete(db, key, plan)
         else:
@@ -394,11 +415,16 @@ class Applier:
         return entry
 
     def _create(self, db: int, key: bytes, kind: int, plan: Plan) -> HashRow:
-        """An empty collection. Its floor lies above everything the key ever held, so that nothing old shows."""
+        """An empty collection. Its floor lies above everything the key ever held, so that nothing old shows.
+
+        A husk is taken up again as it is, but for an expiry: others may hold elements of it.
+        """
         keyspace = self.keyspace
         internal = keyspace.internal(db, key)
-        floor = self._new_floor(internal, plan)
-        self.put_record(internal, encode(kind, keyspace.stamp(), floor))
+        old = keyspace.empty_collection(internal, plan.records.get(internal))
+        floor = self._new_floor(internal, plan) if old is None else floor_of(old)
+        if old is None or old[0] & HAS_EXPIRY:
+            self.put_record(internal, encode(kind, keyspace.stamp(), floor))
         row = HashRow(internal=internal, prefix=keys.element_prefix(internal), floor=floor, expire_at_ms=0)
         row.complete = True
         plan.begun[db, key] = None
@@ -433,7 +459,9 @@ class Applier:
     def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
         keyspace = self.keyspace
         stamp = keyspace.stamp()
-        body = row.count.to_bytes(8, "big") + row.count_stamp
+        body = max(row.count, 0).to_bytes(8, "big") + row.count_stamp
+        if row.count <= 0:
+            keyspace.sighted[row.internal] = None  # a husk, to be listed when the cycle ends
         keyspace.engine.put(keys.count_key(row.internal), encode(STRING, stamp, body))
         row.count_stamp = stamp
 
@@ -448,11 +476,13 @@ class Applier:
             return self._expire_element(internal)
         keyspace = self.keyspace
         record = keyspace.record(internal)
-        if record is None or not record[0] & HAS_EXPIRY:
-            return False
-        if int.from_bytes(record[11:19], "big") > keyspace.now_ms:
+        if record is None:
             return False
         db, key = keys.key_db(internal), keys.user_key(internal)
+        if not record[0] & HAS_EXPIRY or int.from_bytes(record[11:19], "big") > keyspace.now_ms:
+            if record[0] & TYPE_MASK in _COLLECTIONS and keyspace.husks is not None:
+                keyspace.row(db, key)  # It lists a husk.
+            return False
         expired = siblings.expired_form(record, keyspace.now_ms) if record[0] & DVV else expired_form(record)
         survivors = keyspace.survivors if record[0] & TYPE_MASK in _COLLECTIONS else None
         if survivors is not None and (survivor := survivors.find(internal, expired)):
@@ -484,7 +514,7 @@ class Applier:
         keyspace.engine.put(internal, expired_form(record))
         keyspace.drop_field(db, key, row, field)
         row.count -= 1
-        if row.count <= 0:
+        if row.count <= 0 and self.compared:
             plan = Plan()
             plan.rows[db, key] = row
             self._delete(db, key, plan)
@@ -513,6 +543,8 @@ class Applier:
             self._touch(db, None)
         newest, whole = int.from_bytes(stamp[:8], "big") >= keyspace.clock.last, (first, last) == (0, SLOT_COUNT - 1)
         keyspace.floors.raise_to(db, first, last, stamp)
+        if keyspace.husks is not None:
+            keyspace.husks.flushed(db, first, last)
         keyspace.write_floor(db)
         keyspace.cache.clear(db)
         if newest and whole:

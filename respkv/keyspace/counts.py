@@ -30,6 +30,7 @@ from respkv.keyspace import keys
 from respkv.keyspace.floors import FlushFloors
 
 if TYPE_CHECKING:
+    from respkv.keyspace.husks import Husks
     from respkv.storage.engine import Engine
     from respkv.storage.job_board import Job
     from respkv.storage.memtable import Memtable
@@ -130,13 +131,19 @@ class MemtableDelta:
 
 
 class KeyCounts:
-    """The counts of one node. ``follow`` must be called whenever the engine may have rotated or flushed."""
+    """The counts of one node. ``follow`` must be called whenever the engine may have rotated or flushed.
 
-    __slots__ = ("_floors_changed", "_job_covers", "_save_due", "active", "engine", "exact", "floors", "older", "runs")
+    The sums are of records; ``husks``, if there are any, are records that are no keys.
+    """
+
+    __slots__ = (
+        "_floors_changed", "_job_covers", "_save_due", "active", "engine", "exact", "floors", "husks", "older", "runs"
+    )  # fmt: skip
 
     def __init__(self, engine: Engine, floors: FlushFloors) -> None:
         self.engine = engine
         self.floors = floors
+        self.husks: Husks | None = None
         self.runs: Sums = {}
         self.active = MemtableDelta(engine.memtable)
         self.older: list[MemtableDelta] = []
@@ -293,6 +300,10 @@ class KeyCounts:
 
     def total(self, db: int) -> int:
         """Live keys of a stored database: exact when ``is_exact``, else the best estimate."""
+        husks = sum(1 for _ in self.husks.slots(db)) if self.husks else 0
+        return max(0, self._records(db) - husks)
+
+    def _records(self, db: int) -> int:
         total = 0
         for sums in (self.runs, *(d.live for d in self.older), self.active.live):
             cells = sums.get(db)
@@ -313,7 +324,8 @@ class KeyCounts:
             if cells is not None:
                 exact += sum(cells)
                 wanted += sum(compress(cells, slots))
-        return max(0, wanted + (self.total(db) - exact) * sum(slots) // SLOT_COUNT)
+        husks = sum(slots[slot] for slot in self.husks.slots(db)) if self.husks else 0
+        return max(0, wanted + (self._records(db) - exact) * sum(slots) // SLOT_COUNT - husks)
 
     def expiring(self, db: int, slots: bytes | bytearray | None = None) -> int:
         """Live keys of a stored database, or of some of its slots, that have an expiry; as exact as ``total``."""
@@ -328,6 +340,8 @@ class KeyCounts:
             cells = sums.get(db)
             if cells is not None:
                 total += cells[slot]
+        if self.husks:
+            total -= sum(1 for each in self.husks.slots(db) if each == slot)
         return max(0, total)
 
     def is_exact(self) -> bool:

@@ -89,6 +89,11 @@ def count_key(record: bytes) -> bytes:
     return _COUNT + record[1:]
 
 
+def count_owner(count: bytes) -> bytes:
+    """The internal key of the collection whose element count has the internal key ``count``."""
+    return b"\x01" + count[1:]
+
+
 def expiry_key(expire_at_ms: int, internal: bytes) -> bytes:
     """The index entry that brings ``internal`` up when its time comes."""
     return _EXPIRY + U64BE.pack(expire_at_ms) + internal

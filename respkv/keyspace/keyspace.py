@@ -26,6 +26,7 @@ from respkv.causality.record import (
     decode,
     encode,
     expire_at_of,
+    with_floor,
 )
 from respkv.causality.siblings import container_of, token
 from respkv.keyspace import keys
@@ -36,6 +37,7 @@ from respkv.keyspace.scan import CursorTable
 from respkv.storage.row_cache import RowCache
 
 if TYPE_CHECKING:
+    from respkv.keyspace.husks import Husks
     from respkv.keyspace.survivors import Survivors
     from respkv.storage.engine import Engine
 
@@ -70,6 +72,7 @@ class Keyspace:
         "expired_through_ms",
         "floors",
         "hits",
+        "husks",
         "meta_puts",
         "misses",
         "now_ms",
@@ -107,6 +110,8 @@ class Keyspace:
         self.watermark: Callable[[int], bytes] | None = None
         #: on a ring: finds elements that outlive their collection (keyspace/survivors.py); None on a single node
         self.survivors: Survivors | None = None
+        #: on a ring: collections without elements that are not deleted (keyspace/husks.py); None on a single node
+        self.husks: Husks | None = None
         #: local facts logged: a cycle with any holds entries that no other node may see
         self.meta_puts = 0
         #: policies for concurrent writes (keyspace/conflicts.py); None: last write wins, everywhere
@@ -236,7 +241,7 @@ class Keyspace:
     # -- rows --------------------------------------------------------------------------------------
 
     def row(self, db: int, key: bytes) -> Row | None:
-        """The live row of a key; None when it is absent or its time has come."""
+        """The live row of a key; None when it is absent, a husk, or its time has come."""
         rows = self.cache.young.get(db)
         row: Row | None = rows.get(key) if rows is not None else None
         if row is not None:
@@ -250,6 +255,8 @@ class Keyspace:
         expire_at_ms = row.expire_at_ms  # type: ignore[union-attr]
         if expire_at_ms and expire_at_ms <= self.now_ms:
             self.sighted[self.internal(db, key)] = None
+            return None
+        if self.husks is not None and type(row) is HashRow and row.count <= 0 and self.husks.is_one(row):
             return None
         return row
 
@@ -266,6 +273,16 @@ class Keyspace:
         ):
             return None
         return record
+
+    def empty_collection(self, internal: bytes, stored: bytes | None) -> bytes | None:
+        """The record of a key without a row, if it is that of a husk; None on a single node. ``stored``: what was read
+        of it, if the memtable has none."""
+        if self.husks is None:
+            return None
+        record = self._unless_gone(internal, self.engine.memtable.table.get(internal) or stored)
+        if record is None or record[0] & TYPE_MASK <= STRING or 0 < expire_at_of(record) <= self.now_ms:
+            return None
+        return with_floor(record, self.floors.get(keys.key_slot(internal), keys.key_db(internal)))
 
     def load_row(self, db: int, key: bytes) -> Row | None:
         """The row of a key that is not cached, from the engine, and into the cache; its time may have come."""

@@ -36,7 +36,15 @@ class ReadSet:
             if row.__class__ is bytes:
                 self.keys[internal] = row[1:BODY_AT]
             else:
-                self.keys[internal] = self._keyspace.held_stamp(internal)
+                keyspace = self._keyspace
+                self.keys[internal] = keyspace.held_stamp(internal)
+                if row is None and keyspace.husks:
+                    self._note_husk(internal)
+
+    def _note_husk(self, internal: bytes) -> None:
+        """A husk is absent as long as nobody has an element of it."""
+        if self._keyspace.empty_collection(internal, self._keyspace.engine.get(internal)):
+            self._note_all(keys.element_prefix(internal))
 
     def note_superseded(self, effects: fx.Effects) -> None:
         """Writes of keys whose siblings are kept put themselves in the place of what is here, so that must be all that
@@ -47,8 +55,8 @@ class ReadSet:
                 self.note(effect[1], effect[2], None)
 
     def note_emptied(self, effects: fx.Effects) -> None:
-        """Who removes all elements of a collection that are known here deletes it: they must be all that was
-        acknowledged, so the whole collection counts as read. May raise ReadMiss."""
+        """Who removes all elements of a collection that are known here deletes it (``Applier.compared``): they must be
+        all that was acknowledged, so the whole collection counts as read. May raise ReadMiss."""
         removed = Counter(effect[1:3] for effect in effects if effect[0] == fx.REMOVE_ELEMENT)
         for (db, key), count in removed.items():
             row = self._keyspace.row(db, key)
@@ -57,9 +65,12 @@ class ReadSet:
 
     def note_range(self, row: HashRow) -> None:
         """All elements of a collection were looked at."""
-        end = keys.prefix_end(row.prefix)
+        self._note_all(row.prefix)
+
+    def _note_all(self, prefix: bytes) -> None:
+        end = keys.prefix_end(prefix)
         assert end is not None, "a prefix of an element begins with its space"
-        self.ranges[row.prefix] = end
+        self.ranges[prefix] = end
 
     def note_element(self, internal: bytes) -> None:
         """An element, or a count of elements, was looked up. May raise ReadMiss."""

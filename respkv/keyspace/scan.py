@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from xxhash import xxh3_64_intdigest
 
 from respkv.base.errors import ReadMiss
+from respkv.base.ids import STRING
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.record import BODY_AT, HAS_EXPIRY, TYPE_MASK
 from respkv.keyspace import keys
@@ -91,7 +92,7 @@ class KeyWalk:
     def _collect(self, found: list[tuple[bytes, bytes]], limit: int, stop_slot: int) -> None:
         end = _END if stop_slot >= SLOT_COUNT else keys.place_start(stop_slot, 0)
         keyspace, db, foreign = self.keyspace, self.db, 0
-        now, floors = keyspace.now_ms, keyspace.floors
+        now, floors, husks = keyspace.now_ms, keyspace.floors, keyspace.husks or ()
         for internal, record in keyspace.engine.scan(self.position, end):
             self.position = keys.after(internal)
             self.visited += 1
@@ -108,7 +109,9 @@ class KeyWalk:
                     record[0] & HAS_EXPIRY and int.from_bytes(record[11:19], "big") <= now
                 ):
                     stamp = record[1:BODY_AT]
-                    if stamp > floors.highest or not floors.hides(keys.key_slot(internal), db, stamp):
+                    if internal in husks and record[0] & TYPE_MASK > STRING:
+                        pass  # It has no element here.
+                    elif stamp > floors.highest or not floors.hides(keys.key_slot(internal), db, stamp):
                         found.append((internal, record))
             if limit <= 0:
                 return

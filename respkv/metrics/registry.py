@@ -158,6 +158,8 @@ METRICS: Final[tuple[Metric, ...]] = (
     Metric("respkv_repaired_there_total", _C, "ring.records_repaired_there", "Records sent to repair others"),
     Metric("respkv_damage_moved_total", _C, "ring.damage_moved", "Requests left to others for damage here"),
     Metric("respkv_tables_mended_total", _C, "ring.tables_mended", "Damaged tables replaced from replicas"),
+    Metric("respkv_husks", _G, "ring.husks", "Collections without elements here, not deleted yet"),
+    Metric("respkv_husks_buried_total", _C, "ring.husks_buried", "Of those deleted after a comparison"),
     Metric("respkv_forwards_total", _C, "ring.forwards_sent", "Requests that another node executed"),
 )
 

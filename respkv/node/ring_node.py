@@ -30,6 +30,7 @@ from respkv.commands.spec import CommandSpec
 from respkv.keyspace.leaf_sums import LeafSums
 from respkv.node import key_rules
 from respkv.node.back_pressure import BackPressure
+from respkv.node.burials import Burials
 from respkv.node.clock_alarm import ClockAlarm
 from respkv.node.forwards import Forwards
 from respkv.node.mend import Mend
@@ -145,6 +146,7 @@ class RingNode(RingView):
         self.pressure = BackPressure(own_us=lambda: node.engine.brake_us(), peers=self._pressed_peers, send=self.send)
         self.flushes = RingFlush(node, self.coordinator, send=self.send, live=self.live, next_seq=self._next_seq)
         self.mend = self._make_mend()
+        self.burials = Burials(self)
         self.waits = RingWait(node, self.coordinator, hinted=self.repair.hints_pending)
         self.coordinator.stand_ins.on = settings.sloppy
         self.stand_in = StandInSide(self, allowed=settings.sloppy, ack=self._ack)

@@ -57,7 +57,7 @@ class RingTimers:
         ):  # fmt: skip
             return soon_us
         due_us = min(ring.member.next_timer_us(), ring.repair.next_timer_us(), ring.mend.next_timer_us())
-        return max(soon_us, due_us)
+        return max(soon_us, min(due_us, ring.burials.next_timer_us()))
 
     def _tick(self) -> None:
         ring = self._ring
@@ -75,6 +75,7 @@ class RingTimers:
         ring.waits.on_timer(now_us)
         ring.watch.on_timer(now_us)
         ring.mend.on_timer(now_us)
+        ring.burials.on_timer(now_us)
         ring.walks.on_timer(now_us)
         if now_us >= ring.repair.next_timer_us():
             ring.repair.on_timer(now_us)

@@ -13,6 +13,7 @@ from respkv.node.ring_figures import peers_of, summary_of
 
 if TYPE_CHECKING:
     from respkv.node.back_pressure import BackPressure
+    from respkv.node.burials import Burials
     from respkv.node.clock_alarm import ClockAlarm
     from respkv.node.forwards import Forwards
     from respkv.node.mend import Mend
@@ -38,6 +39,7 @@ class RingView:
     replica: Replica
     repair: Repair
     mend: Mend
+    burials: Burials
     forwards: Forwards
     pressure: BackPressure
     pubsub: RingPubSub
@@ -83,6 +85,7 @@ class RingView:
             **self.replica.stats(),
             **self.repair.stats(),
             **self.mend.stats(),
+            **self.burials.stats(),
             **self.forwards.stats(),
             **self.pressure.stats(),
             **self.pubsub.stats(),

@@ -40,6 +40,7 @@ from respkv.causality.record import (
 from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.counts import DEAD
+from respkv.keyspace.husks import Husks
 from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
 from respkv.keyspace.leaf_rule import element_floor
 from respkv.keyspace.rows import HashRow, string_row
@@ -80,7 +81,7 @@ class Replica:
     """The copies of one node. ``applied`` and ``beaten`` count records that won and lost."""
 
     __slots__ = (
-        "_applier", "_born", "_keyspace", "_survivors", "applied", "beaten", "refused", "repaired", "revived",
+        "_applier", "_born", "_husks", "_keyspace", "_survivors", "applied", "beaten", "refused", "repaired", "revived",
         "watermarks",
     )  # fmt: skip
 
@@ -91,6 +92,8 @@ class Replica:
         self._born = self._keyspace.clock.last
         self.watermarks: Watermarks | None = None
         self._keyspace.survivors = self._survivors = Survivors(self._keyspace)
+        self._keyspace.husks = self._keyspace.counts.husks = self._husks = Husks(self._keyspace)
+        applier.compared = False
         self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
 
     @property
@@ -161,7 +164,7 @@ class Replica:
         for internal in internals:
             if internal[0] == keys.SPACE_COUNT:
                 self._keyspace.engine.get(internal)  # its chain is looked at while applying
-                self._keyspace.engine.get(b"\x01" + internal[1:])
+                self._keyspace.engine.get(keys.count_owner(internal))
         survivors = self._look_for_survivors(internals, records, olds)
         refused: list[tuple[int, int]] = []
         table = self._keyspace.engine.memtable.table
@@ -270,6 +273,7 @@ class Replica:
             old = keyspace.engine.memtable.table.get(internal)
             if old is not None:
                 keyspace.counts.replaced(internal, old, DEAD)
+            self._husks.discard(internal)
             keyspace.engine.put(internal, record)
         if record[0] & (TYPE_MASK | DVV) == STRING:
             keyspace.cache.replace(db, key, string_row(record))
@@ -344,14 +348,16 @@ class Replica:
         """An element count: taken as it is where it follows the count held, else noted as unknown."""
         keyspace = self._keyspace
         before = keyspace.engine.get(internal) if old is None else old
-        owner = keyspace.engine.get(b"\x01" + internal[1:])
-        floor = element_floor(owner)
+        owner = keys.count_owner(internal)
+        floor = element_floor(keyspace.engine.get(owner))
         # The first count of a collection names its floor.
         last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
         follows = record[BODY_AT + 8 : BODY_AT + 18] == last
         if not follows or kind != FOREGROUND:
             record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
+        if not any(record[BODY_AT : BODY_AT + 8]):
+            keyspace.sighted[owner] = None  # a husk, to be listed when the cycle ends
         db, key = keys.key_db(internal), keys.user_key(internal)
         row = keyspace.cache.peek(db, key)
         if type(row) is HashRow:

@@ -35,7 +35,7 @@ _TOKENS: Final = ("set", "mset", "append", "hset")
 #: Expiry: how much later than the clocks say a value may still be read, milliseconds (one cycle).
 _EXPIRY_SLACK_MS: Final = 5
 #: How far clocks may be off.
-_SKEW_MS: Final = 4_500
+SKEW_MS: Final = 4_500
 #: How long a flush may be under way.
 FLUSH_US: Final = 1_000_000
 
@@ -108,7 +108,7 @@ def evidence_of(records: Mapping[bytes, Mapping[bytes, int]], floors: Sequence[F
             expire_at_ms = int.from_bytes(record[BODY_AT:EXPIRING_BODY_AT], "big") if record[0] & HAS_EXPIRY else 0
             body = record[EXPIRING_BODY_AT if expire_at_ms else BODY_AT :]
             if not kind or expire_at_ms:
-                until_us = (expire_at_ms - EPOCH_MS + _SKEW_MS) * 1000
+                until_us = (expire_at_ms - EPOCH_MS + SKEW_MS) * 1000
                 hider = Hider(stamp, us, expire_at_ms, bool(expire_at_ms) and internal in collections, until_us)
                 if element:
                     evidence.hiders.setdefault(place, []).append(hider)

@@ -30,6 +30,7 @@ from respkv.testing.machine import Machine, Settings
 from respkv.testing.network import Network
 from respkv.testing.schedule import EPOCH_MS, Schedule, Trace
 from respkv.testing.sibling_work import SiblingWorkload
+from respkv.testing.unasked import check_unasked
 from respkv.testing.witness import Witness
 
 HOST: Final = "127.0.0.1"
@@ -330,6 +331,8 @@ class Cluster:
         if plan.strict:
             levels = (EVENTUAL, QUORUM, ALL)
             found += checkers.check_survival(history, evidence, surviving, floors, levels=levels)
+            skew_ms = checkers.SKEW_MS if "clock" in plan.kinds else 2 * plan.skew_us // 1000
+            found += check_unasked(history, evidence, witness.versions, skew_ms=skew_ms)
         if not plan.ring or not all(machine.up for machine in self.machines):
             return
         hints = {name: count for name, count in self._hints().items() if count}

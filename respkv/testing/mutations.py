@@ -19,6 +19,7 @@ from respkv.causality.record import DVV, TYPE_MASK
 from respkv.cluster.gossip import Gossip
 from respkv.env.rng import seeded
 from respkv.keyspace import keys
+from respkv.keyspace.apply import Applier
 from respkv.keyspace.apply import Plan as ApplyPlan
 from respkv.keyspace.keyspace import Keyspace, field_entry
 from respkv.keyspace.leaf_sums import LeafSums
@@ -97,6 +98,20 @@ class _HastyGraves(Replica):
         self, internals: list[bytes], records: list[bytes], olds: list[bytes | None]
     ) -> dict[bytes, bytes]:
         return {}
+
+
+class _SureApplier(Applier):
+    """What a node has not heard of does not exist: a collection without elements here is deleted."""
+
+    __slots__ = ()
+
+    @property
+    def compared(self) -> bool:
+        return True
+
+    @compared.setter
+    def compared(self, compared: bool) -> None:
+        pass
 
 
 class _FloorlessKeyspace(Keyspace):
@@ -358,6 +373,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "an older deletion that comes late hides newer elements", ("quorum read", "convergence"), 40,
         _eager(_NET, lambda plan: _deleting(plan)),
     ),
+    "emptied-unasked": Mutation(
+        "a node deletes a hash because the last element that it knows of has gone", ("unasked",), 20,
+        _eager(_NET, lambda plan: _emptying(plan)),
+    ),
     "late-below-flush-floor": Mutation(
         "a record below the flush floor is taken when it comes late", ("log",), 5,
         _eager(_NET, lambda plan: _flushing(plan)),
@@ -457,6 +476,13 @@ def _deleting(plan: Plan) -> None:
     plan.mix.weights = {"hset": 12, "delh": 3, "hgetall": 6, "hget": 6}
     plan.mix.levels = {EVENTUAL: 2, QUORUM: 2}
     _swap(lambda ring: ring.replica, _HastyGraves)(plan)
+
+
+def _emptying(plan: Plan) -> None:
+    # Fields that expire, and nothing that deletes a hash.
+    plan.mix.weights = {"hset": 6, "expiref": 8, "hdel": 4, "hget": 2}
+    plan.mix.levels, plan.skew_us = {EVENTUAL: 1, QUORUM: 3}, 0
+    _swap(lambda ring: ring.node.applier, _SureApplier)(plan)
 
 
 def _flushing(plan: Plan) -> None:

@@ -277,3 +277,41 @@ def test_a_deletion_of_what_nobody_wrote_meanwhile_reads_no_elements() -> None:
     scans = looks(side)
     assert side.replica.apply(FOREGROUND, grave, 2) == ()
     assert looks(side) == scans and side.rig.keyspace.row(0, b"h") is None
+
+
+@pytest.mark.parametrize("compared", [False, True])
+def test_a_count_that_is_too_low_deletes_nothing(compared: bool) -> None:
+    side = Group().sides[1]
+    rig = side.rig
+    rig.keyspace.watermark = lambda slot: ZERO_STAMP
+    for field in (b"a", b"b"):
+        rig.apply((fx.PUT_ELEMENT, 0, b"h", HASH, field, b"1", 0))
+    row = rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 2
+    row.count = 1
+    rig.applier.compared = compared
+    rig.apply((fx.REMOVE_ELEMENT, 0, b"h", b"a"))
+    row = rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 1
+    assert rig.keyspace.live_fields(0, b"h", row) == [(b"b", b"1")]
+    rig.apply((fx.REMOVE_ELEMENT, 0, b"h", b"b"))
+    assert rig.keyspace.row(0, b"h") is None
+    record = rig.engine.get(keys.record_key(0, b"h"))
+    assert record is not None and bool(record[0] & 15) is not compared
+
+
+def test_an_element_that_comes_makes_a_husk_a_collection_again() -> None:
+    side = Group().sides[1]
+    rig, owner = side.rig, keys.record_key(0, b"h")
+    rig.keyspace.watermark = lambda slot: ZERO_STAMP
+    rig.apply((fx.PUT_ELEMENT, 0, b"h", HASH, b"a", b"1", 0))
+    missed = rig.keyspace.stamp()
+    rig.apply((fx.REMOVE_ELEMENT, 0, b"h", b"a"))
+    assert rig.expiry.sighted() is None
+    husks = rig.keyspace.husks
+    assert husks is not None and owner in husks and rig.keyspace.row(0, b"h") is None
+    element = encode_entry(keys.element_prefix(owner) + b"b", encode(STRING, missed, b"2"))
+    assert side.replica.apply(HINT, element, 3) == ()
+    assert owner not in husks
+    row = rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and rig.keyspace.live_fields(0, b"h", row) == [(b"b", b"2")]

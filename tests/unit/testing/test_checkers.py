@@ -17,6 +17,7 @@ from respkv.testing import checkers
 from respkv.testing.checkers import Contents, evidence_of
 from respkv.testing.clients import FAILED, OK, UNKNOWN, Operation
 from respkv.testing.schedule import EPOCH_MS
+from respkv.testing.unasked import KNOWN_FOR_US, check_unasked
 from respkv.testing.witness import Floor, Logged
 
 S1, H1, A0, N0 = (keys.record_key(0, key) for key in (b"s1", b"h1", b"a0", b"n0"))
@@ -332,3 +333,52 @@ def test_requests_sent_together_take_effect_in_their_order() -> None:
 def test_a_read_may_show_what_another_has_written_meanwhile_with_a_later_stamp() -> None:
     other = {S1: string(9, b"<7>")}
     assert burst(((b"GET", b"s1"), b"<7>", other), ((b"SET", b"s1", b"<1>"), b"OK", {S1: string(1, b"<1>")})) == []
+
+
+def unasked(history: History) -> list[str]:
+    return check_unasked(
+        history.operations, evidence_of(history.records, history.floors), history.records, skew_ms=0
+    )
+
+
+def with_field(*, level: int = QUORUM) -> History:
+    """A field that was acknowledged, long before what comes."""
+    return History().do(b"HSET", b"h1", b"f1", b"<1>", level=level, end=60, logged={F1: element(1, b"<1>")})
+
+
+def test_a_grave_that_nobody_has_asked_for_hides_nothing_that_was_acknowledged() -> None:
+    late_us = 60 + KNOWN_FOR_US + 1
+    planted = with_field()
+    planted.records[H1] = {tombstone(stamp(9)): late_us}
+    assert len(unasked(planted)) == 1
+
+    asked = with_field().do(b"DEL", b"h1", start=late_us - 25, logged={H1: tombstone(stamp(9))})
+    assert unasked(asked) == []
+    older = with_field()
+    older.records[H1] = {tombstone(stamp(0)): late_us}
+    assert unasked(older) == []
+    too_soon = with_field()
+    too_soon.records[H1] = {tombstone(stamp(9)): late_us - 1}
+    assert unasked(too_soon) == []
+    assert unasked_after_removal(late_us, tombstone(stamp(5))) == []
+    assert len(unasked_after_removal(late_us, None)) == 1
+
+
+def unasked_after_removal(late_us: int, removed: bytes | None) -> list[str]:
+    history = with_field()
+    history.records[H1] = {tombstone(stamp(9)): late_us}
+    if removed is not None:
+        history.records[F1][removed] = late_us - 10
+    return unasked(history)
+
+
+def test_a_grave_hides_what_its_maker_cannot_owe() -> None:
+    late_us = 60 + KNOWN_FOR_US + 1
+    eventual = with_field(level=EVENTUAL)
+    eventual.records[H1] = {tombstone(stamp(9)): late_us}
+    assert unasked(eventual) == []
+    for at_ms, owed in ((EPOCH_MS + late_us // 1000 - 1, 0), (EPOCH_MS + late_us // 1000 + 900, 1)):
+        expiring = with_field()
+        expiring.records[F1][encode(STRING, stamp(2), b"<1>", at_ms)] = 200
+        expiring.records[H1] = {tombstone(stamp(9)): late_us}
+        assert len(unasked(expiring)) == owed
