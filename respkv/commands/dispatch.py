@@ -23,7 +23,7 @@ from respkv.causality.record import pack_string_head
 from respkv.commands.hotkeys import sample_request
 from respkv.commands.notifications import apply_and_tell, telling_walk
 from respkv.commands.session import Pending, Server, Session
-from respkv.commands.spec import CommandSpec, Flag, Form
+from respkv.commands.spec import DATA, SESSION, CommandSpec, Flag
 from respkv.commands.table import CommandTable, subcommand
 from respkv.commands.transactions import end_multi
 from respkv.keyspace.apply import Applier
@@ -138,7 +138,7 @@ class Dispatcher:
         """Data commands without subcommands, by their word in lower and upper case."""
         quick: dict[bytes, Quick] = {}
         for word, spec in self.table.words():
-            if spec.form is Form.DATA and not spec.subcommands and spec.handler is not None:
+            if spec.form is DATA and not spec.subcommands and spec.handler is not None:
                 most = spec.arity if spec.arity > 0 else 1 << 31
                 entry = (spec.handler, abs(spec.arity), most, self.registry.command(spec.name), spec)
                 quick[word] = quick[word.upper()] = entry
@@ -450,7 +450,7 @@ class Dispatcher:
     def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
         handler = spec.handler
         assert handler is not None
-        if spec.form is Form.DATA:
+        if spec.form is DATA:
             keyspace = self.keyspace
             view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
             view.touching = not session.no_touch or spec.name == "touch"
@@ -460,7 +460,7 @@ class Dispatcher:
             elif effects:
                 self.applier.apply(effects)
             return encode(reply, session.proto)
-        if spec.form is Form.SESSION:
+        if spec.form is SESSION:
             answer = handler(argv, session)
             if answer is None or answer.__class__ is Pending:
                 return answer

@@ -12,7 +12,7 @@ from respkv.commands.arguments import integer
 from respkv.commands.help_text import help_reply
 from respkv.commands.info import key_counts, refusal_reason
 from respkv.commands.session import Session
-from respkv.commands.spec import LOADING, READONLY, STALE, Arg, ArgType, CommandSpec, Flag, Form, KeySpec
+from respkv.commands.spec import LOADING, NO_FLAGS, READONLY, STALE, Arg, ArgType, CommandSpec, Form, KeySpec
 from respkv.keyspace import effects
 from respkv.keyspace.effects import Effects
 from respkv.keyspace.view import View
@@ -134,11 +134,11 @@ _SUCCEEDED: Final = ("request_policy:all_shards", "response_policy:all_succeeded
 _ALLOCATED: Final = "Depends on how much memory is allocated, could be slow"
 
 _ROWS: Final = (
-    ("doctor", memory_doctor, Flag(0), _SPECIAL, "O(1)", "Outputs a memory problems report."),
+    ("doctor", memory_doctor, NO_FLAGS, _SPECIAL, "O(1)", "Outputs a memory problems report."),
     ("help", memory_help, LOADING | STALE, (), "O(1)", "Returns helpful text about the different subcommands."),
-    ("malloc-stats", memory_malloc_stats, Flag(0), _SPECIAL, _ALLOCATED, "Returns the allocator statistics."),
-    ("purge", memory_purge, Flag(0), _SUCCEEDED, _ALLOCATED, "Asks the allocator to release memory."),
-    ("stats", memory_stats, Flag(0), _SPECIAL, "O(1)", "Returns details about memory usage."),
+    ("malloc-stats", memory_malloc_stats, NO_FLAGS, _SPECIAL, _ALLOCATED, "Returns the allocator statistics."),
+    ("purge", memory_purge, NO_FLAGS, _SUCCEEDED, _ALLOCATED, "Asks the allocator to release memory."),
+    ("stats", memory_stats, NO_FLAGS, _SPECIAL, "O(1)", "Returns details about memory usage."),
 )
 
 COMMANDS: Final = (

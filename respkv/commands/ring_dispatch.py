@@ -26,7 +26,7 @@ from respkv.commands.ring_operation import KeyedWalk, Operation
 from respkv.commands.ring_transactions import ENDS_WATCHING, execute, leave, watch
 from respkv.commands.routing import NO_COMMON_OWNER, face_obstacle, key_slots, level_of, route
 from respkv.commands.session import Pending, Session
-from respkv.commands.spec import CommandSpec, Flag, Form
+from respkv.commands.spec import DATA, SESSION, WALK, CommandSpec, Flag
 from respkv.commands.spread import CUT, Spread
 from respkv.keyspace.counts import LIVE
 from respkv.keyspace.view import View
@@ -293,11 +293,11 @@ class RingDispatcher(Dispatcher):
 
     def _run(self, session: Session, spec: CommandSpec, argv: list[bytes]) -> bytes | Pending | None:
         if spec.keys:
-            if spec.form is not Form.SESSION:
+            if spec.form is not SESSION:
                 return self._serve(session, spec, argv)
             if session.cluster_face and spec.group != "cluster" and (answer := face_obstacle(session, spec, argv)):
                 raise CommandError(answer)
-        elif spec.form is Form.DATA:
+        elif spec.form is DATA:
             return self._serve(session, spec, argv)
         if spec.name == "exec":
             return execute(self, session, spec, argv)
@@ -307,7 +307,7 @@ class RingDispatcher(Dispatcher):
             leave(self, session)
         if spec.name in _WAITS:
             return self.work.wait(session, spec, argv)
-        if spec.form is Form.WALK:
+        if spec.form is WALK:
             if not (self.coordinator.everywhere or session.cluster_face):
                 return self.work.walk(session, spec, argv)
             return self.walk_slots(session, spec, argv, slots_walked(session))
@@ -337,7 +337,7 @@ class RingDispatcher(Dispatcher):
             if level == EVENTUAL and len(slots) == 1 and spec.flags & Flag.READONLY and self._is_hot(spec, argv):
                 target = coordinator.spread(slots[0]) or target
             return self.pass_on(session, target, [argv], level)
-        make = Operation if spec.form is Form.DATA else KeyedWalk
+        make = Operation if spec.form is DATA else KeyedWalk
         operation = make(self, session, spec, argv, level)
         if level == QUORUM and coordinator.stand_ins.of:
             coordinator.tell_stand_ins(operation.told, slots, write=bool(spec.flags & Flag.WRITE))
