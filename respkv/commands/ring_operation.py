@@ -22,6 +22,7 @@ from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag
 from respkv.commands.transactions import end_multi
 from respkv.keyspace import effects as fx
+from respkv.keyspace.apply import EVERYTHING
 from respkv.keyspace.read_set import ReadSet
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.view import View
@@ -67,7 +68,8 @@ class Operation:
         self.until_us = session.until_us
         self.pending: Pending | None = None
         self._compared: dict[bytes, None] = {}
-        self._ranges: dict[bytes, None] = {}
+        #: first key of each range that was compared -> whether with as many replicas as hold it for sure
+        self._ranges: dict[bytes, bool] = {}
         self._reply: bytes | None = None
         self._over = False
         self._applied = False
@@ -172,11 +174,14 @@ class Operation:
         if self.until_us and self.session.server.clock.steady_us() >= self.until_us:
             return self._too_late()
         applier = dispatcher.applier
-        applier.compared = noted is not None
+        if noted is not None:
+            applier.compared = {prefix for prefix, enough in self._ranges.items() if enough}
+        elif coordinator.quorums.overlap(self.level):
+            applier.compared = EVERYTHING  # A write waits for all replicas: each of them knows everything.
         try:
             return self._finish(reply, effects, view)
         finally:
-            applier.compared = False
+            applier.compared = ()
 
     def _too_late(self) -> bytes:
         """Comparing has taken too long; nothing was changed."""
@@ -205,8 +210,7 @@ class Operation:
         self.waiting += 1  # Nothing is over while asking goes on.
         try:
             for start, end in ranges:
-                coordinator.ask_range(self, start, end, self.level, now_us)
-                self._ranges[start] = None
+                self._ranges[start] = coordinator.ask_range(self, start, end, self.level, now_us)
             for internal, stamp in fresh:
                 coordinator.ask(self, internal, stamp, self.level)
                 self._compared[internal] = None

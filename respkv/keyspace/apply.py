@@ -10,7 +10,7 @@ reference.
 from __future__ import annotations
 
 from binascii import crc_hqx
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any, Final
 
 from respkv.base.ids import HASH, STRING
@@ -51,6 +51,18 @@ from respkv.storage.write_batch import pack_lengths
 _COLLECTIONS: Final = frozenset({HASH})
 
 
+class Everything:
+    """What contains everything."""
+
+    __slots__ = ()
+
+    def __contains__(self, prefix: object) -> bool:
+        return True
+
+
+EVERYTHING: Final = Everything()
+
+
 class Plan:
     """What the effects of one command need to know of the old state, kept alive until they are done."""
 
@@ -68,15 +80,16 @@ class Applier:
     """Writes effects to one keyspace.
 
     ``on_expired`` is called with (stored db, key, field or None for the key itself, whether the key is gone) when an
-    expired form was put. ``compared`` says that what effects empty may be deleted: all its elements are known. On a
-    ring that is so while a request that has compared them is applied; else what is emptied stays as a husk.
+    expired form was put. ``compared`` holds the prefixes of the elements of which all are known: a collection of those
+    that a request empties is deleted. On a ring they are those that the request has compared; what else is emptied
+    stays as a husk.
     """
 
     __slots__ = ("_siblings", "compared", "keyspace", "on_expired")
 
     def __init__(self, keyspace: Keyspace) -> None:
         self.keyspace = keyspace
-        self.compared = True
+        self.compared: Container[bytes] = EVERYTHING
         self.on_expired: Callable[[int, bytes, bytes | None, bool], None] | None = None
         self._siblings: Any = None
 
@@ -129,7 +142,7 @@ class Applier:
             else:
                 self.swap_databases(effect[1], effect[3])
         for (db, key), row in counted.items():
-            if self.keyspace.watermark is not None and (db, key) in plan.begun:
+            if self.keyspace.watermark is not None and (db, key) in plan.begun and row.count > 0:
                 self._forget(db, key, row)
             else:
                 self._write_count(db, key, row)
@@ -155,10 +168,8 @@ class Applier:
                 row = plan.rows[db, key]
             else:
                 row = plan.rows[db, key] = keyspace.row(db, key)
-            if operation == fx.EXPIRE and not kept:
-                internal = keyspace.internal(db, key)
-                plan.records[internal] = keyspace.record(internal)
-            elif operation == fx.PUT_ELEMENT and type(row) is not HashRow and keyspace.watermark is not None:
+            begins = operation == fx.PUT_ELEMENT and type(row) is not HashRow and keyspace.watermark is not None
+            if begins or (operation == fx.EXPIRE and not kept):
                 internal = keyspace.internal(db, key)
                 plan.records[internal] = keyspace.engine.get(internal)
             elif operation in (fx.PUT_ELEMENT, fx.REMOVE_ELEMENT) and type(row) is HashRow:
@@ -294,13 +305,16 @@ class Applier:
             self.keyspace.husks.discard(internal)
         self.keyspace.engine.put(internal, record)
 
-    def bury(self, internal: bytes) -> None:
-        """A tombstone over a husk, whose elements have been compared with other replicas. May raise ReadMiss."""
+    def bury(self, internal: bytes, stamp: bytes) -> bool:
+        """A tombstone over a husk, under the stamp of the time when comparing its elements began; False where the key
+        has another record by now. May raise ReadMiss."""
         keyspace = self.keyspace
-        record = keyspace.record(internal)
-        if record is not None and record[0] & TYPE_MASK in _COLLECTIONS:
-            self._bury(internal, tombstone(keyspace.stamp()), EXPIRING if record[0] & HAS_EXPIRY else LIVE)
-            keyspace.cache.drop(keys.key_db(internal), keys.user_key(internal))
+        record = keyspace.empty_collection(internal, keyspace.engine.get(internal))
+        if record is None or record[1:BODY_AT] >= stamp:
+            return False
+        self._bury(internal, tombstone(stamp), EXPIRING if record[0] & HAS_EXPIRY else LIVE)
+        keyspace.cache.drop(keys.key_db(internal), keys.user_key(internal))
+        return True
 
     def _expire(self, db: int, key: bytes, expire_at_ms: int, plan: Plan) -> None:
         keyspace = self.keyspace
@@ -342,6 +356,8 @@ class Applier:
         keyspace.engine.put(internal, record)
         if keyspace.survivors is not None:
             keyspace.survivors.note(internal, keyspace.clock.last)
+        if keyspace.husks is not None:
+            keyspace.husks.discard(row.internal)
         if expire_at_ms:
             self.index_expiry(expire_at_ms, internal)
         plan.absent.pop(internal, None)
@@ -401,7 +417,7 @@ class Applier:
         if not row.complete:
             plan.absent[row.prefix + field] = None
         row.count -= 1
-        if row.count <= 0 and self.compared:
+        if row.count <= 0 and row.prefix in self.compared:
             counted.pop((db, key), None)
             self._delete(db, key, plan)
         else:
@@ -460,8 +476,8 @@ class Applier:
         keyspace = self.keyspace
         stamp = keyspace.stamp()
         body = max(row.count, 0).to_bytes(8, "big") + row.count_stamp
-        if row.count <= 0:
-            keyspace.sighted[row.internal] = None  # a husk, to be listed when the cycle ends
+        if row.count <= 0 and keyspace.husks is not None:
+            keyspace.husks.suspect(row.internal)
         keyspace.engine.put(keys.count_key(row.internal), encode(STRING, stamp, body))
         row.count_stamp = stamp
 
@@ -481,7 +497,7 @@ class Applier:
         db, key = keys.key_db(internal), keys.user_key(internal)
         if not record[0] & HAS_EXPIRY or int.from_bytes(record[11:19], "big") > keyspace.now_ms:
             if record[0] & TYPE_MASK in _COLLECTIONS and keyspace.husks is not None:
-                keyspace.row(db, key)  # It lists a husk.
+                keyspace.husks.look(internal, record)
             return False
         expired = siblings.expired_form(record, keyspace.now_ms) if record[0] & DVV else expired_form(record)
         survivors = keyspace.survivors if record[0] & TYPE_MASK in _COLLECTIONS else None
@@ -514,7 +530,7 @@ class Applier:
         keyspace.engine.put(internal, expired_form(record))
         keyspace.drop_field(db, key, row, field)
         row.count -= 1
-        if row.count <= 0 and self.compared:
+        if row.count <= 0 and keyspace.husks is None:
             plan = Plan()
             plan.rows[db, key] = row
             self._delete(db, key, plan)

@@ -168,6 +168,8 @@ class KeyCounts:
 
     def replaced(self, internal: bytes, old: bytes, new: int) -> None:
         """A blind put found the record ``old`` of its key in the active memtable; call before the put."""
+        if self.husks:
+            self.husks.discard(internal)
         if internal in self.active.noted:
             shift(self.active.live, internal, state_of(self.floors, internal, old), new)
 
@@ -300,7 +302,7 @@ class KeyCounts:
 
     def total(self, db: int) -> int:
         """Live keys of a stored database: exact when ``is_exact``, else the best estimate."""
-        husks = sum(1 for _ in self.husks.slots(db)) if self.husks else 0
+        husks = self.husks.number(db) if self.husks else 0
         return max(0, self._records(db) - husks)
 
     def _records(self, db: int) -> int:
@@ -324,7 +326,7 @@ class KeyCounts:
             if cells is not None:
                 exact += sum(cells)
                 wanted += sum(compress(cells, slots))
-        husks = sum(slots[slot] for slot in self.husks.slots(db)) if self.husks else 0
+        husks = self.husks.number(db, slots) if self.husks else 0
         return max(0, wanted + (self._records(db) - exact) * sum(slots) // SLOT_COUNT - husks)
 
     def expiring(self, db: int, slots: bytes | bytearray | None = None) -> int:
@@ -341,7 +343,7 @@ class KeyCounts:
             if cells is not None:
                 total += cells[slot]
         if self.husks:
-            total -= sum(1 for each in self.husks.slots(db) if each == slot)
+            total -= self.husks.number_in(db, slot)
         return max(0, total)
 
     def is_exact(self) -> bool:

@@ -54,8 +54,6 @@ class Survivors:
         self._puts[slot] = (self._puts[slot] + 1) & 0xFFFFFFFF
         if self._marks[slot] < hlc:
             self._marks[slot] = hlc
-        if husks := self._keyspace.husks:
-            husks.discard(keys.element_owner(internal)[0])
 
     def find(self, internal: bytes, grave: bytes, beside: Mapping[bytes, bytes] = _NOTHING) -> bytes:
         """The record of a live element that revives the key from ``grave``, b"" for none. ``beside``: what is put with

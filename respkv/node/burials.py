@@ -1,10 +1,11 @@
 """Burials: what has been a husk for a while (keyspace/husks) is deleted, once others have been asked.
 
 The acting primary compares all elements of the collection with as many replicas as a read at ``quorum``. If nobody has
-one, nothing that was acknowledged at ``quorum`` can be lost by a tombstone, and it is written like a client's DEL. If
-somebody has, the elements are here by then, and the collection lives.
+one, nothing that was acknowledged at ``quorum`` can be lost by a tombstone, and it is written like a client's DEL,
+under the stamp of the time when comparing began: whatever is written meanwhile lies above it. If somebody has one, the
+elements are here by then, and the collection lives.
 
-Another replica does it if the primary has not for long: it may have missed what ended the elements.
+After a start the element counts that are stored are walked over once, to find the husks of before.
 """
 
 from __future__ import annotations
@@ -16,29 +17,33 @@ from respkv.keyspace import keys
 from respkv.replication.levels import QUORUM
 
 if TYPE_CHECKING:
+    from respkv.keyspace.husks import Husks
     from respkv.node.ring_node import RingNode
 
 #: How long a husk is left alone: most are soon used again, or deleted by the client that emptied them.
 AGE_MS: Final = 5_000
-#: From then on the primary is not waited for.
-LONG_MS: Final = 60_000
 INTERVAL_US: Final = 1_000_000
-#: Between two looks while there are more husks than one look takes.
+#: Between two looks while there is more than one look takes.
 _CROWDED_US: Final = 100_000
 _LOOKED_AT: Final = 256
 #: Comparisons under way.
 OPEN_MAX: Final = 64
+#: Element counts that one step of the walk after a start passes.
+_WALKED: Final = 500
+_PREPARED: Final = 20_000
 
 
 class Burials:
     """Those of one node. ``buried`` and ``spared`` count how comparisons ended."""
 
-    __slots__ = ("_due_us", "_ring", "buried", "open", "spared")
+    __slots__ = ("_due_us", "_ring", "_walked", "buried", "open", "spared")
 
     def __init__(self, ring: RingNode) -> None:
         self._ring = ring
         self._due_us = 0
-        self.open: dict[bytes, None] = {}
+        self.open: dict[bytes, _Burial] = {}
+        #: the element count at which the walk after the start goes on; None: it has ended
+        self._walked: bytes | None = bytes((keys.SPACE_COUNT,))
         self.buried = self.spared = 0
 
     def next_timer_us(self) -> int:
@@ -49,56 +54,102 @@ class Burials:
         """Look at some husks."""
         if now_us < self._due_us:
             return
-        ring, keyspace = self._ring, self._ring.node.keyspace
-        husks = keyspace.husks
+        ring, husks = self._ring, self._ring.node.keyspace.husks
         assert husks is not None
-        if not self._due_us:
-            husks.recover()
-        self._due_us = now_us + (INTERVAL_US if len(husks) <= _LOOKED_AT else _CROWDED_US)
+        crowded = self._walked is not None or len(husks) > _LOOKED_AT
+        self._due_us = now_us + (_CROWDED_US if crowded else INTERVAL_US)
+        if self._walked is not None:
+            self._walk(self._walked, husks)
         if ring.member.placement is None or ring.node.dispatcher.refusal is not None:
             return
         for internal, since_ms in husks.turn(min(_LOOKED_AT, len(husks))):
             if len(self.open) >= OPEN_MAX:
                 break
-            age_ms = keyspace.now_ms - since_ms
-            primary = ring.coordinator.primary(keys.key_slot(internal)) == ring.me
-            if age_ms >= (AGE_MS if primary else LONG_MS) and internal not in self.open:
+            old = ring.node.keyspace.now_ms - since_ms >= AGE_MS
+            if internal in self.open or not self._is_one(internal) or not old:
+                continue
+            if ring.coordinator.primary(keys.key_slot(internal)) == ring.me:
                 self._begin(internal, now_us)
 
+    def _is_one(self, internal: bytes) -> bool:
+        """Whether it still has the record of a collection; else it goes off the list."""
+        keyspace = self._ring.node.keyspace
+        try:
+            record = keyspace.empty_collection(internal, keyspace.engine.get(internal))
+        except ReadMiss as miss:
+            self._ring.node.fetch([miss.request], _nothing)
+            return False
+        except CorruptionError:
+            return False  # It is mended first.
+        if record is None and keyspace.husks is not None:
+            keyspace.husks.discard(internal)
+        return record is not None
+
+    def _walk(self, start: bytes, husks: Husks) -> None:
+        keyspace, left = self._ring.node.keyspace, _WALKED
+        if keyspace.engine.prepare_scan(keys.SPACE_COUNT, _PREPARED):
+            return  # There are many in memory, to be sorted a slice at a time.
+        try:
+            for internal, record in keyspace.engine.scan(start, bytes((keys.SPACE_COUNT + 1,))):
+                self._walked = keys.after(internal)
+                husks.suspect_count(internal, record)
+                left -= 1
+                if not left:
+                    return
+        except ReadMiss as miss:
+            self._ring.node.fetch([miss.request], _nothing)
+            return
+        except CorruptionError:
+            pass  # What is mended is looked at then.
+        self._walked = None
+
+    # -- one burial --------------------------------------------------------------------------------
+
     def _begin(self, internal: bytes, now_us: int) -> None:
+        coordinator = self._ring.coordinator
         prefix = keys.element_prefix(internal)
         end = keys.prefix_end(prefix)
         assert end is not None, "a prefix of an element begins with its space"
-        burial = _Burial(self, internal)
-        self.open[internal] = None
+        burial = self.open[internal] = _Burial(self, internal, self._ring.node.keyspace.stamp())
         try:
-            self._ring.coordinator.ask_range(burial, prefix, end, QUORUM, now_us)
+            burial.complete = coordinator.ask_range(burial, prefix, end, QUORUM, now_us)
         except ReadMiss as miss:
-            del self.open[internal]
-            self._ring.node.fetch([miss.request], lambda: None)
+            self.give_up(burial)
+            self._ring.node.fetch([miss.request], _nothing)
         except CorruptionError:
-            del self.open[internal]  # It is mended first.
+            self.give_up(burial)
+        else:
+            if not burial.waiting:
+                burial.resume()  # There is nobody to ask.
 
-    def compared(self, internal: bytes, *, changed: bool) -> None:
-        """All elements that others hold are here."""
+    def compared(self, burial: _Burial) -> None:
+        """All elements that others hold are here, if enough of them were asked."""
+        internal = burial.internal
         del self.open[internal]
         node = self._ring.node
         husks = node.keyspace.husks
-        if changed or husks is None or internal not in husks or node.dispatcher.refusal is not None:
+        if burial.changed or not burial.complete or husks is None or internal not in husks:
             self.spared += 1
+            return
+        if node.dispatcher.refusal is not None:
             return
         coordinator = self._ring.coordinator
         opened = coordinator.begin_own()
         try:
-            node.applier.bury(internal)
-            self.buried += 1
+            self.buried += node.applier.bury(internal, burial.stamp)
         except ReadMiss as miss:
-            node.fetch([miss.request], lambda: None)
+            node.fetch([miss.request], _nothing)
         except CorruptionError:
-            pass
+            pass  # It is mended first.
         finally:
             if opened:
                 coordinator.end_own()
+
+    def give_up(self, burial: _Burial) -> None:
+        """It could not be compared: later again."""
+        burial.over = True
+        if self.open.get(burial.internal) is burial:
+            del self.open[burial.internal]
 
     def stats(self) -> dict[str, int]:
         """Figures for metrics."""
@@ -107,21 +158,32 @@ class Burials:
 
 
 class _Burial:
-    """One comparison. Implements ``replication.rounds.Reader``."""
+    """One comparison. Implements ``replication.rounds.Reader``: ``fail`` may be followed by ``resume``."""
 
-    __slots__ = ("_burials", "_internal", "changed", "level", "waiting")
+    __slots__ = ("_burials", "changed", "complete", "internal", "level", "over", "stamp", "waiting")
 
-    def __init__(self, burials: Burials, internal: bytes) -> None:
+    def __init__(self, burials: Burials, internal: bytes, stamp: bytes) -> None:
         self._burials = burials
-        self._internal = internal
+        self.internal = internal
+        self.stamp = stamp
         self.level = QUORUM
         self.waiting = 0
         self.changed = False
+        #: as many replicas are asked as hold the elements of a read at ``quorum``
+        self.complete = False
+        self.over = False
 
     def resume(self) -> None:
         """It has been compared."""
-        self._burials.compared(self._internal, changed=self.changed)
+        if not self.over:
+            self.over = True
+            self._burials.compared(self)
 
     def fail(self, reply: bytes) -> None:
-        """Too few replicas answer: later again."""
-        self._burials.open.pop(self._internal, None)
+        """Too few replicas answer."""
+        if not self.over:
+            self._burials.give_up(self)
+
+
+def _nothing() -> None:
+    """The next look comes anyway."""

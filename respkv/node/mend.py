@@ -37,7 +37,7 @@ from respkv.node.co_replicas import CoReplicas
 from respkv.replication.replica import Replica
 from respkv.storage.quarantine import DamagedTable
 from respkv.storage.write_batch import iterate_payload
-from respkv.wire.messages import CORRUPT, OK, RangeRead, RangeResult
+from respkv.wire.messages import CORRUPT, OK, REPAIR, RangeRead, RangeResult
 
 #: How long an answer is waited for, and the pause before a page is asked for again.
 ANSWER_US: Final = 5_000_000
@@ -398,7 +398,7 @@ class Mend:
     def _put_element(self, internal: bytes, record: bytes) -> None:
         owner, _ = keys.element_owner(internal)
         self._engine.put(internal, record)
-        self._replica.note_element(internal, record)
+        self._replica.note_element(REPAIR, internal, record)
         self._index(internal, record)
         self._keyspace.cache.drop(keys.key_db(owner), keys.user_key(owner))
         self._forget_count(keys.count_key(owner))

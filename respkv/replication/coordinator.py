@@ -272,14 +272,18 @@ class Coordinator:
             collector.places.append(reader)
             reader.waiting += 1
 
-    def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> None:
-        """The same for a range of elements. May raise ReadMiss, before anything was asked of the first peer.
+    def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> bool:
+        """The same for a range of elements; whether as many replicas are asked as a read of the level compares. May
+        raise ReadMiss, before anything was asked of the first peer.
 
         Stand-ins are not asked: they have no ranges.
         """
-        for collector in self._readers(reader, keys.key_slot(start), level):
-            if self._all_collectors[collector.peer] is collector:
-                self.reads.ask_range(reader, collector.peer, start, end, now_us)
+        readers = self._readers(reader, keys.key_slot(start), level)
+        peers = tuple(each.peer for each in readers if self._all_collectors.get(each.peer) is each)
+        for peer in peers:
+            # Who cannot answer is not replaced by one that is asked already.
+            self.reads.ask_range(reader, peer, start, end, now_us, tuple(other for other in peers if other != peer))
+        return len(peers) == self.quorums.reads[level] - 1
 
     def _readers(self, reader: Reader, slot: int, level: int) -> Sequence[Collector]:
         """The replicas to compare with; none, and ``reader`` has failed, where there are too few: a node alone must not

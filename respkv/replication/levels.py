@@ -33,5 +33,9 @@ class Quorums:
         #: by level: acknowledgements a write needs, this node's own included
         self.writes = (w, 1, w, replicas)
 
+    def overlap(self, level: int) -> bool:
+        """Whether a read of that level meets every write that was acknowledged at it (Gifford, SOSP 1979)."""
+        return self.reads[level] + self.writes[level] > self.reads[ALL]
+
     def __repr__(self) -> str:
         return f"<Quorums R={self.reads[QUORUM]} W={self.writes[QUORUM]} N={self.reads[ALL]}>"

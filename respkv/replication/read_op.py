@@ -59,7 +59,8 @@ class _Batch:
 
 
 class _Range:
-    """A range that is compared page by page with one peer; ``failed``: those that could not answer before it."""
+    """A range that is compared page by page with one peer; ``failed``: those that could not answer before it, and those
+    that are asked for the same reader beside it."""
 
     __slots__ = ("deadline_us", "end", "failed", "peer", "reader", "start")
 
@@ -354,7 +355,7 @@ class ReadSide:
             self.repaired_there += len(older)
             self._push_range(held, after, older)
         if message.more and after < held.end:
-            self.ask_range(reader, peer, after, held.end, now_us)
+            self.ask_range(reader, peer, after, held.end, now_us, held.failed)
         reader.waiting -= 1
         if not reader.waiting:
             reader.resume()

@@ -93,7 +93,7 @@ class Replica:
         self.watermarks: Watermarks | None = None
         self._keyspace.survivors = self._survivors = Survivors(self._keyspace)
         self._keyspace.husks = self._keyspace.counts.husks = self._husks = Husks(self._keyspace)
-        applier.compared = False
+        applier.compared = ()
         self.applied = self.beaten = self.refused = self.repaired = self.revived = 0
 
     @property
@@ -219,6 +219,8 @@ class Replica:
             self._put_element(kind, internal, merged, owners[internal])
         else:
             survivor = survivors.get(internal)
+            if kind != FOREGROUND and merged[0] & TYPE_MASK > STRING:
+                self._husks.suspect(internal)  # Its elements may have gone before it comes.
             if survivor is not None and self._survivors.revives(merged, survivor):
                 self._revive(internal, self._survivors.owner(internal, merged, survivor))
             else:
@@ -296,7 +298,7 @@ class Replica:
         if live and self._survivors.revives(held, record):
             self._revive(owner, self._survivors.owner(owner, held, record))
         keyspace.engine.put(internal, record)
-        self.note_element(internal, record)
+        self.note_element(kind, internal, record)
         if live and record[0] & HAS_EXPIRY:
             self._applier.index_expiry(int.from_bytes(record[11:19], "big"), internal)
         row = keyspace.cache.peek(db, key)
@@ -334,9 +336,15 @@ class Replica:
                     found[internal] = survivor
         return found
 
-    def note_element(self, internal: bytes, record: bytes) -> None:
-        """An element was put."""
+    def note_element(self, kind: int, internal: bytes, record: bytes) -> None:
+        """An element was put: it may have ended a husk, or have made one of its collection."""
         self._survivors.note(internal, int.from_bytes(record[1:9], "big"))
+        owner = keys.element_owner(internal)[0]
+        if owner in self._husks:
+            self._husks.discard(owner)
+            self._husks.suspect(owner)  # It may lie below what is hidden.
+        elif kind != FOREGROUND and not record[0] & TYPE_MASK:
+            self._husks.suspect(owner)
 
     def _revive(self, owner: bytes, record: bytes) -> None:
         """A live element shows that its owner lives, whatever is held of that."""
@@ -353,11 +361,11 @@ class Replica:
         # The first count of a collection names its floor.
         last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
         follows = record[BODY_AT + 8 : BODY_AT + 18] == last
+        if not self._husks.suspect_count(internal, record) and (not follows or kind != FOREGROUND):
+            self._husks.suspect(owner)
         if not follows or kind != FOREGROUND:
             record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
-        if not any(record[BODY_AT : BODY_AT + 8]):
-            keyspace.sighted[owner] = None  # a husk, to be listed when the cycle ends
         db, key = keys.key_db(internal), keys.user_key(internal)
         row = keyspace.cache.peek(db, key)
         if type(row) is HashRow:

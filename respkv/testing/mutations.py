@@ -105,13 +105,13 @@ class _SureApplier(Applier):
 
     __slots__ = ()
 
-    @property
-    def compared(self) -> bool:
-        return True
-
-    @compared.setter
-    def compared(self, compared: bool) -> None:
-        pass
+    def _expire_element(self, internal: bytes) -> bool:
+        keyspace = self.keyspace
+        husks, keyspace.husks = keyspace.husks, None
+        try:
+            return super()._expire_element(internal)
+        finally:
+            keyspace.husks = husks
 
 
 class _FloorlessKeyspace(Keyspace):

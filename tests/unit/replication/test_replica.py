@@ -13,6 +13,7 @@ from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
+from respkv.keyspace.apply import EVERYTHING
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.survivors import Survivors
 from respkv.resp.reply import bulk
@@ -233,7 +234,7 @@ def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monke
                 # No newer than what may be there anyhow, and before what was looked at.
                 record = encode(STRING, stamp_of(hlc + count + 1), b"new")
                 side.rig.engine.put(prefix + b"0", record)
-                side.replica.note_element(prefix + b"0", record)
+                side.replica.note_element(FOREGROUND, prefix + b"0", record)
     monkeypatch.undo()
     assert misses >= 3
     row = side.rig.serve(lambda: side.rig.keyspace.row(0, b"h"))
@@ -289,7 +290,7 @@ def test_a_count_that_is_too_low_deletes_nothing(compared: bool) -> None:
     row = rig.keyspace.row(0, b"h")
     assert isinstance(row, HashRow) and row.count == 2
     row.count = 1
-    rig.applier.compared = compared
+    rig.applier.compared = EVERYTHING if compared else ()
     rig.apply((fx.REMOVE_ELEMENT, 0, b"h", b"a"))
     row = rig.keyspace.row(0, b"h")
     assert isinstance(row, HashRow) and row.count == 1
