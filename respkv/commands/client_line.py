@@ -57,7 +57,7 @@ def client_line(session: Session, *, now_us: int) -> bytes:
         (b"id", session.id),
         (b"addr", session.address.encode()),
         (b"laddr", session.local_address.encode()),
-        (b"fd", -1),
+        (b"fd", getattr(session.sink, "fd", -1)),  # A request of another node has no socket here.
         (b"name", session.name),
         (b"age", max(0, now_us - session.created_us) // 1_000_000),
         (b"idle", max(0, now_us - session.last_us) // 1_000_000),

@@ -36,6 +36,13 @@ def test_set_and_get_through_a_client(respkv_server: ServerProcess) -> None:
         assert client.set("basic", b"\x00\xff\r\n") and client.get("basic") == b"\x00\xff\r\n"
 
 
+def test_each_client_is_listed_with_its_socket(respkv_server: ServerProcess) -> None:
+    with respkv_server.client() as one, respkv_server.client() as other:
+        numbers = [int(each.client_info()["fd"]) for each in (one, other)]
+        listed = [int(row["fd"]) for row in one.client_list()]
+    assert numbers[0] != numbers[1] and min(numbers) > 2 and set(numbers) <= set(listed)
+
+
 def test_resp3(respkv_server: ServerProcess) -> None:
     with respkv_server.client(protocol=3) as client:
         client.set("three", "3")
