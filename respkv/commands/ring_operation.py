@@ -76,7 +76,17 @@ class Operation:
 
     def start(self) -> bytes | Pending:
         """The reply, or the promise of one. May raise ReadMiss, CommandError and CorruptionError: nothing has begun."""
-        reply = self._attempt()
+        try:
+            reply = self._attempt()
+        except ReadMiss as miss:
+            if not self.waiting:
+                raise
+            # Others have been asked already, and will tell this operation: it is this one that goes on.
+            self.changed, reply = True, None
+            self.dispatcher.fetch([miss.request], self.resume)
+        except CorruptionError:
+            self._over = True
+            raise
         if reply is not None:
             return reply
         if self.pending is None:  # Else it has failed meanwhile, and the reply is in it.
@@ -88,6 +98,9 @@ class Operation:
     def resume(self) -> None:
         """Everything noted so far has been compared. After the effects are applied it comes to nothing."""
         if self._over or self._applied:
+            return
+        if self.waiting:
+            self.changed = True  # A block came before the last answer: that answer runs it again.
             return
         if self._reply is not None and not self.changed:
             self._complete(self._reply)
@@ -174,10 +187,10 @@ class Operation:
         if self.until_us and self.session.server.clock.steady_us() >= self.until_us:
             return self._too_late()
         applier = dispatcher.applier
-        if noted is not None:
-            applier.compared = {prefix for prefix, enough in self._ranges.items() if enough}
-        elif coordinator.quorums.overlap(self.level):
-            applier.compared = EVERYTHING  # A write waits for all replicas: each of them knows everything.
+        if coordinator.is_sure(self.level):
+            compared = {prefix for prefix, enough in self._ranges.items() if enough}
+            # Who need not ask anybody knows everything: a write waits for all replicas.
+            applier.compared = EVERYTHING if noted is None else compared
         try:
             return self._finish(reply, effects, view)
         finally:
@@ -205,7 +218,6 @@ class Operation:
         coordinator, now_us = self.dispatcher.coordinator, self.session.server.now_us
         fresh = [(internal, stamp) for internal, stamp in noted.keys.items() if internal not in self._compared]
         ranges = [(start, end) for start, end in noted.ranges.items() if start not in self._ranges]
-        before = self.waiting
         self.told["compared"] += len(fresh) + len(ranges)
         self.waiting += 1  # Nothing is over while asking goes on.
         try:
@@ -216,7 +228,7 @@ class Operation:
                 self._compared[internal] = None
         finally:
             self.waiting -= 1
-        return self.waiting > before or self._over
+        return self.waiting > 0 or self._over
 
     def _finish(self, reply: Any, effects: fx.Effects, view: View | None) -> bytes | None:
         """Apply the effects; the reply if it need not wait for acks. May raise ReadMiss, then nothing has changed."""

@@ -270,11 +270,12 @@ class Applier:
         """A live record into log, memtable, expiry index and counts, the old state unknown."""
         keyspace = self.keyspace
         engine = keyspace.engine
+        if keyspace.husks is not None and internal in keyspace.husks:
+            keyspace.husks.discard(internal)
+            keyspace.husks.suspect(internal)
         old = engine.memtable.table.get(internal)
         if old is not None:
             keyspace.counts.replaced(internal, old, EXPIRING if record[0] & HAS_EXPIRY else LIVE)
-        if keyspace.husks is not None:
-            keyspace.husks.discard(internal)
         engine.put(internal, record)
         if record[0] & HAS_EXPIRY:
             self.index_expiry(int.from_bytes(record[11:19], "big"), internal)

@@ -1,9 +1,9 @@
 """Burials: what has been a husk for a while (keyspace/husks) is deleted, once others have been asked.
 
-The acting primary compares all elements of the collection with as many replicas as a read at ``quorum``. If nobody has
-one, nothing that was acknowledged at ``quorum`` can be lost by a tombstone, and it is written like a client's DEL,
-under the stamp of the time when comparing began: whatever is written meanwhile lies above it. If somebody has one, the
-elements are here by then, and the collection lives.
+The acting primary compares all elements of the collection with so many replicas that one of them knows whatever was
+acknowledged at ``quorum`` (with sloppy quorums: with all). If nobody has an element, none that was acknowledged can be
+lost by a tombstone, and it is written like a client's DEL, under the stamp of the time when comparing began: whatever
+is written meanwhile lies above it. If somebody has one, the elements are here by then, and the collection lives.
 
 After a start the element counts that are stored are walked over once, to find the husks of before.
 """
@@ -13,7 +13,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.causality.record import BODY_AT
 from respkv.keyspace import keys
+from respkv.keyspace.keyspace import UNKNOWN_COUNT
 from respkv.replication.levels import QUORUM
 
 if TYPE_CHECKING:
@@ -87,12 +89,15 @@ class Burials:
 
     def _walk(self, start: bytes, husks: Husks) -> None:
         keyspace, left = self._ring.node.keyspace, _WALKED
+        if len(keyspace.sighted) > _WALKED:
+            return  # What has been found is looked at first.
         if keyspace.engine.prepare_scan(keys.SPACE_COUNT, _PREPARED):
             return  # There are many in memory, to be sorted a slice at a time.
         try:
             for internal, record in keyspace.engine.scan(start, bytes((keys.SPACE_COUNT + 1,))):
                 self._walked = keys.after(internal)
-                husks.suspect_count(internal, record)
+                if not husks.suspect_count(internal, record) and record[BODY_AT : BODY_AT + 8] == UNKNOWN_COUNT:
+                    husks.suspect(keys.count_owner(internal))
                 left -= 1
                 if not left:
                     return
@@ -112,7 +117,7 @@ class Burials:
         assert end is not None, "a prefix of an element begins with its space"
         burial = self.open[internal] = _Burial(self, internal, self._ring.node.keyspace.stamp())
         try:
-            burial.complete = coordinator.ask_range(burial, prefix, end, QUORUM, now_us)
+            coordinator.ask_range_surely(burial, prefix, end, now_us)
         except ReadMiss as miss:
             self.give_up(burial)
             self._ring.node.fetch([miss.request], _nothing)
@@ -128,7 +133,7 @@ class Burials:
         del self.open[internal]
         node = self._ring.node
         husks = node.keyspace.husks
-        if burial.changed or not burial.complete or husks is None or internal not in husks:
+        if burial.changed or husks is None or internal not in husks:
             self.spared += 1
             return
         if node.dispatcher.refusal is not None:
@@ -160,7 +165,7 @@ class Burials:
 class _Burial:
     """One comparison. Implements ``replication.rounds.Reader``: ``fail`` may be followed by ``resume``."""
 
-    __slots__ = ("_burials", "changed", "complete", "internal", "level", "over", "stamp", "waiting")
+    __slots__ = ("_burials", "changed", "internal", "level", "over", "stamp", "waiting")
 
     def __init__(self, burials: Burials, internal: bytes, stamp: bytes) -> None:
         self._burials = burials
@@ -169,8 +174,6 @@ class _Burial:
         self.level = QUORUM
         self.waiting = 0
         self.changed = False
-        #: as many replicas are asked as hold the elements of a read at ``quorum``
-        self.complete = False
         self.over = False
 
     def resume(self) -> None:

@@ -279,11 +279,30 @@ class Coordinator:
         Stand-ins are not asked: they have no ranges.
         """
         readers = self._readers(reader, keys.key_slot(start), level)
-        peers = tuple(each.peer for each in readers if self._all_collectors.get(each.peer) is each)
-        for peer in peers:
-            # Who cannot answer is not replaced by one that is asked already.
-            self.reads.ask_range(reader, peer, start, end, now_us, tuple(other for other in peers if other != peer))
+        peers = [each.peer for each in readers if self._all_collectors.get(each.peer) is each]
+        self._ask_range_of(reader, peers, start, end, now_us)
         return len(peers) == self.quorums.reads[level] - 1
+
+    def ask_range_surely(self, reader: Reader, start: bytes, end: bytes, now_us: int) -> None:
+        """Compare a range with so many replicas that no write which was acknowledged at QUORUM can be missing here
+        then. The same otherwise; ``reader`` fails where too few live."""
+        quorums = self.quorums
+        # A stand-in may have been one of those that acknowledged.
+        wanted = quorums.reads[ALL] if self.stand_ins.on else quorums.sure()
+        peers = list(self.others(keys.key_slot(start))[: wanted - 1])
+        if len(peers) < wanted - 1:
+            self.reads.give_up(reader)
+        else:
+            self._ask_range_of(reader, peers, start, end, now_us)
+
+    def is_sure(self, level: int) -> bool:
+        """Whether whoever has read at a level knows all that was acknowledged at it."""
+        return self.quorums.overlap(level) and (level == ALL or not self.stand_ins.on)
+
+    def _ask_range_of(self, reader: Reader, peers: list[int], start: bytes, end: bytes, now_us: int) -> None:
+        asked = set(peers)
+        for peer in peers:
+            self.reads.ask_range(reader, peer, start, end, now_us, asked)
 
     def _readers(self, reader: Reader, slot: int, level: int) -> Sequence[Collector]:
         """The replicas to compare with; none, and ``reader`` has failed, where there are too few: a node alone must not

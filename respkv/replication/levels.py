@@ -37,5 +37,9 @@ class Quorums:
         """Whether a read of that level meets every write that was acknowledged at it (Gifford, SOSP 1979)."""
         return self.reads[level] + self.writes[level] > self.reads[ALL]
 
+    def sure(self) -> int:
+        """How many replicas together know every write that was acknowledged at QUORUM; no less than R."""
+        return max(self.reads[QUORUM], self.reads[ALL] - self.writes[QUORUM] + 1)
+
     def __repr__(self) -> str:
         return f"<Quorums R={self.reads[QUORUM]} W={self.writes[QUORUM]} N={self.reads[ALL]}>"

@@ -59,20 +59,20 @@ class _Batch:
 
 
 class _Range:
-    """A range that is compared page by page with one peer; ``failed``: those that could not answer before it, and those
-    that are asked for the same reader beside it."""
+    """A range that is compared page by page with one peer; ``asked``: all that are or were asked about it for the same
+    reader, one set for all of them, so that none takes the place of another."""
 
-    __slots__ = ("deadline_us", "end", "failed", "peer", "reader", "start")
+    __slots__ = ("asked", "deadline_us", "end", "peer", "reader", "start")
 
     def __init__(
-        self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int, failed: tuple[int, ...]
+        self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int, asked: set[int]
     ) -> None:
         self.reader = reader
         self.peer = peer
         self.start = start
         self.end = end
         self.deadline_us = deadline_us
-        self.failed = failed
+        self.asked = asked
 
 
 class ReadSide:
@@ -152,10 +152,16 @@ class ReadSide:
         return False
 
     def ask_range(
-        self, reader: Reader, peer: int, start: bytes, end: bytes, now_us: int, failed: tuple[int, ...] = ()
-    ) -> None:
-        """Compare a range with ``peer``. May raise ReadMiss, then nothing was asked; counts into ``reader.waiting``."""
-        payload, _ = self._replica.range_payload(start, end, RANGE_ENTRIES)
+        self, reader: Reader, peer: int, start: bytes, end: bytes, now_us: int, asked: set[int],
+        payload: bytes | None = None,
+    ) -> None:  # fmt: skip
+        """Compare a range with ``peer``. May raise ReadMiss, then nothing was asked; counts into ``reader.waiting``.
+
+        ``payload``: what is held here of its first page, when that is known.
+        """
+        if payload is None:
+            payload, _ = self._replica.range_payload(start, end, RANGE_ENTRIES)
+        asked.add(peer)
         seq = self.next_seq()
         message = RangeRead(seq, start, end, b"", RANGE_ENTRIES, range_digest(payload))
         reader.waiting += 1
@@ -163,7 +169,7 @@ class ReadSide:
             reader.waiting -= 1
             self.give_up(reader)
             return
-        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US, failed)
+        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US, asked)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -345,6 +351,9 @@ class ReadSide:
         elif message.more:
             payload, _ = replica.range_payload(held.start, held.end, RANGE_ENTRIES)
             after = keys.after(max(key for key, _ in iterate_payload(payload)))
+        more = message.more and after < held.end
+        # Whatever may have to wait for a block comes before anything is changed: the answer is taken again then.
+        page = replica.range_payload(after, held.end, RANGE_ENTRIES)[0] if more else b""
         if newer:
             replica.apply(REPAIR, b"".join(newer), peer)
             held.reader.changed = True
@@ -354,8 +363,8 @@ class ReadSide:
         if older:
             self.repaired_there += len(older)
             self._push_range(held, after, older)
-        if message.more and after < held.end:
-            self.ask_range(reader, peer, after, held.end, now_us, held.failed)
+        if more:
+            self.ask_range(reader, peer, after, held.end, now_us, held.asked, page)
         reader.waiting -= 1
         if not reader.waiting:
             reader.resume()
@@ -365,10 +374,9 @@ class ReadSide:
 
         May raise ReadMiss, then nothing has changed. Counts into ``reader.waiting``.
         """
-        failed = (*held.failed, held.peer)
-        other = next((peer for peer in self._others(keys.key_slot(held.start)) if peer not in failed), 0)
+        other = next((peer for peer in self._others(keys.key_slot(held.start)) if peer not in held.asked), 0)
         if other:
-            self.ask_range(held.reader, other, held.start, end, self.now_us, failed)
+            self.ask_range(held.reader, other, held.start, end, self.now_us, held.asked)
         else:
             self.give_up(held.reader)
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from respkv.base.errors import BlockRequest, CommandError, CorruptionError, ReadMiss
+from respkv.base.ids import HASH
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.ring_operation import Operation
 from respkv.commands.session import Pending
 from respkv.commands.spec import ATOMIC, WRITE, CommandSpec, KeySpec
 from respkv.keyspace import effects as fx
+from respkv.keyspace import keys
 from respkv.keyspace.view import View
 from respkv.replication.levels import QUORUM, Quorums
 from respkv.replication.rounds import Reader, Round
@@ -57,6 +59,12 @@ class Peers:
     def begin_own(self) -> bool:
         return False
 
+    def is_sure(self, level: int) -> bool:
+        return True
+
+    def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> bool:
+        raise AssertionError("no test but those that replace it has ranges")
+
 
 class World:
     def __init__(self) -> None:
@@ -79,11 +87,15 @@ class World:
 
     def count(self, argv: list[bytes], view: View) -> tuple[Any, fx.Effects]:
         self.runs += 1
+        self.also(view)
         if self.miss and self.runs > 1:
             self.miss = False
             raise ReadMiss(BlockRequest.__new__(BlockRequest))
         number = int(view.string(b"n") or b"0") + 1
         return integer(number), [fx.put(view.db, b"n", b"%d" % number)]
+
+    def also(self, view: View) -> None:
+        """What else the command reads."""
 
     def start(self) -> bytes | Pending:
         spec = CommandSpec("count", self.count, 1, WRITE | ATOMIC, keys=(KeySpec(),))
@@ -225,3 +237,51 @@ def test_damage_that_nobody_else_can_help_with_is_told() -> None:
     pending = world.start()
     world.peers.answer()
     assert isinstance(pending, Pending) and pending.reply == errors.CORRUPT
+
+
+@pytest.mark.parametrize("first_run", [False, True])
+def test_what_waits_for_a_block_waits_for_answers_as_well(first_run: bool) -> None:
+    """Two ranges are asked about, and the second cannot be read at once: neither the block that comes nor the answer
+    about the first ends the waiting, and no second operation begins."""
+    world = World()
+    for key in (b"h1", b"h2"):
+        world.rig.apply((fx.PUT_ELEMENT, 0, key, HASH, b"f", b"v", 0))
+    second = keys.element_prefix(keys.record_key(0, b"h2"))
+    ranges: list[tuple[bytes, Reader]] = []
+    cold = [True]
+
+    def ask_range(reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> bool:
+        if start == second and cold[0]:
+            raise ReadMiss(BlockRequest.__new__(BlockRequest))
+        reader.waiting += 1
+        ranges.append((start, reader))
+        return True
+
+    def also(view: View) -> None:
+        for key in (b"h1", b"h2") if first_run or world.runs > 1 else ():
+            fields = view.hash(key)
+            assert fields is not None
+            fields.items_after(None, 1)
+
+    def answer_range() -> bytes:
+        start, reader = ranges.pop(0)
+        reader.waiting -= 1
+        if not reader.waiting:
+            reader.resume()
+        return start
+
+    world.peers.ask_range = ask_range  # type: ignore[method-assign]
+    world.also = also  # type: ignore[method-assign]
+    pending = world.start()
+    assert isinstance(pending, Pending)
+    world.peers.answer()
+    assert len(ranges) == 1 and world.fetches
+    answer_range()
+    cold[0] = False
+    for done in world.fetches:
+        done()
+    world.peers.answer()
+    assert [start for start, _ in ranges] == [second] and world.stored() is None
+    answer_range()
+    world.peers.answer()
+    assert world.stored() == b"1" and not ranges

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha512
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from respkv.base.slots import slot_of
 from respkv.causality.record import TYPE_MASK
 from respkv.keyspace import keys
+from respkv.wire.messages import RangeRead
 from tests.unit.node.small_ring import Connection, S, SmallRing
 from tests.unit.node.test_hashes_on_a_ring import expire_soon, key_of
 
@@ -279,3 +281,193 @@ def test_a_flush_spares_what_was_written_after_it() -> None:
     assert husks(ring) == [0, 0, 0]
     records = [ring.node(number).keyspace.record(keys.record_key(0, key.encode())) for number in (1, 2, 3)]
     assert not any(record is not None and record[0] & TYPE_MASK for record in records)
+
+
+def test_one_that_reads_alone_does_not_bury_alone() -> None:
+    """R of 1 and W of 2: what two others have acknowledged is known to one of any two."""
+    ring = SmallRing(read_quorum="1", write_quorum="2", hints_max_bytes="0")
+    key, client, other = key_of(ring, 1), ring.connect(1), ring.connect(2)
+    assert client.call("HSET", key, "f", "v") == 1
+    expire_soon(client, key, "f", 40_000)
+    ring.run(S)
+    ring.cut(1)
+    assert other.call("HSET", key, "g", "w") == 1
+    ring.run(60 * S)
+    ring.heal()
+    ring.settle()
+    assert other.call("HGETALL", key) == [b"g", b"w"]
+
+
+def test_one_substitute_does_not_stand_for_two() -> None:
+    """Of four others two are asked, and both die: what the third holds does not count twice."""
+    ring = SmallRing(5, replication_factor="5", hints_max_bytes="0")
+    key, client, network, machines = key_of(ring, 1), ring.connect(1), ring.cluster.network, ring.cluster.machines
+    node, names = ring.node(1).ring, [machine.name for machine in ring.cluster.machines]
+    of = {ring.node(number).ring.me: number for number in range(1, 6)}
+    assert client.call("HSET", key, "f", "v") == 1
+    ring.run(S)
+    a, b, c, d = [of[short] for short in node.coordinator.others(slot_of(key.encode()))]
+    for left in (1, c):
+        for right in (a, b, d):
+            network.cut(names[left - 1], names[right - 1])
+            network.cut(names[right - 1], names[left - 1])
+    sides = [(ring.node(right).ring, ring.node(left).ring.me) for left in (1, c) for right in (a, b, d)]
+    ring.until(lambda: not any(there.live(short) for there, short in sides), 60 * S)
+    assert ring.connect(a).call("HSET", key, "g", "w") == 1
+    network.restore_all()
+    ring.until(lambda: all(node.live(short) for short in of if short != node.me), 60 * S)
+    sent, send = [], node.coordinator.reads._send
+
+    def spy(peer: int, message: Any) -> bool:
+        if isinstance(message, RangeRead):
+            sent.append(of[peer])
+        return bool(send(peer, message))
+
+    node.coordinator.reads._send = spy
+    for number in (a, b):
+        network.clog(names[number - 1], names[0])
+    client.send("HDEL", key, "f")
+    ring.until(lambda: len(sent) == 2)
+    machines[a - 1].kill()
+    machines[b - 1].kill()
+    client.take()
+    assert len(sent) == len(dict.fromkeys(sent)) > 2
+    network.restore_all()
+    machines[a - 1].start()
+    machines[b - 1].start()
+    ring.until(ring.cluster._formed, 120 * S)
+    ring.settle()
+    assert b"g" in client.call("HGETALL", key)
+
+
+def test_where_stand_ins_acknowledge_nobody_knows_everything() -> None:
+    ring = SmallRing(5, sloppy_quorum="yes", replication_factor="3", read_quorum="1", write_quorum="3")
+    key, of = key_of(ring, 1), {ring.node(number).ring.me: number for number in range(1, 6)}
+    slot = slot_of(key.encode())
+    one, two, three = [of[short] for short in ring.node(1).ring.coordinator.placement.table[slot]]
+    client, other = ring.connect(one), ring.connect(two)
+    names = [machine.name for machine in ring.cluster.machines]
+    assert client.call("HSET", key, "f", "v") == 1
+    ring.run(S)
+    ring.cut(one)
+    ring.until(lambda: slot in ring.node(two).ring.coordinator.stand_ins.of, 90 * S)
+    for _ in range(50):
+        if other.call("HSET", key, "g", "w") == 1:
+            break
+        ring.run(S)
+    for number in (two, three):
+        ring.cluster.network.restore(names[one - 1], names[number - 1])
+        ring.cluster.network.restore(names[number - 1], names[one - 1])
+    for _ in range(400):
+        if client.call("HDEL", key, "f") in (0, 1):
+            break
+        ring.run(5000)
+    ring.run(10 * S)
+    ring.cluster.network.restore_all()
+    ring.until(ring.cluster._formed, 120 * S)
+    ring.settle()
+    assert client.call("HGETALL", key) == [b"g", b"w"]
+
+
+def test_a_husk_whose_count_is_not_known_is_found_after_a_restart() -> None:
+    ring = SmallRing(hints_max_bytes="0")
+    key, client = key_of(ring, 2), ring.connect(1)
+    assert client.call("HSET", key, "f", "v") == 1
+    ring.run(S)
+    ring.cut(2)
+    at_eventual(client, ("HDEL", key, "f"))
+    ring.run(S)
+    ring.heal()
+    ring.until(lambda: ring.node(2).ring.stats()["husks"] == 1, 150 * S)
+    for machine in ring.cluster.machines:
+        machine.kill()
+    for machine in ring.cluster.machines:
+        machine.start()
+    ring.until(ring.cluster._formed, 60 * S)
+    ring.settle()
+    ring.run(10 * S)
+    assert shown(ring) == NOTHING
+
+
+class Cold:
+    """A disk whose blocks are never in memory."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+def chill(ring: SmallRing, number: int) -> None:
+    """Nothing of a node's tables is in memory any more."""
+    files: Any = ring.cluster.machines[number - 1].fs
+    files.cold = Cold()
+    for inode in files._names.values():
+        if hasattr(inode, "warm"):
+            inode.warm.clear()
+    cache = ring.node(number).engine._catalog.cache
+    for cached in cache._files.values():
+        cached.blocks.clear()
+    cache._count = cache._charge = cache._pinned_bytes = 0
+    cache._ring.clear()
+    cache._pinned.clear()
+
+
+def large_hash(ring: SmallRing, client: Connection, key: str) -> list[str]:
+    fields = [f"field{number:05d}" for number in range(6000)]
+    client.call("RKV.LEVEL", "EVENTUAL")
+    for at in range(0, 6000, 1000):
+        client.call("HSET", key, *[word for field in fields[at : at + 1000] for word in (field, "v")])
+    ring.run(S)
+    return fields
+
+
+def test_a_burial_of_many_graves_that_have_to_be_read() -> None:
+    ring = SmallRing()
+    key, client = key_of(ring, 1), ring.connect(1)
+    fields = large_hash(ring, client, key)
+    for at in range(0, 6000, 1000):
+        client.call("HDEL", key, *fields[at : at + 1000])
+    node = ring.node(1)
+    ring.run(S)
+    for number in (1, 2, 3):
+        ring.node(number).engine.rotate()
+    ring.until(lambda: bool(node.ring.burials.open), 20 * S)
+    chill(ring, 1)
+    ring.run(60 * S)
+    assert not node.ring.burials.open and husks(ring) == [0, 0, 0]
+
+
+def test_a_comparison_goes_on_where_its_second_page_has_to_be_read() -> None:
+    ring = SmallRing()
+    key, client = key_of(ring, 1), ring.connect(1)
+    large_hash(ring, client, key)
+    for number in (1, 2, 3):
+        ring.node(number).engine.rotate()
+    ring.run(3 * S)
+    client.call("RKV.LEVEL", "QUORUM")
+    client.send("HGETALL", key)
+    ring.until(lambda: bool(ring.node(1).ring.coordinator.reads._ranges))
+    chill(ring, 1)
+    assert len(client.take()) == 12_000
+
+
+def test_a_transaction_whose_second_range_has_to_be_read_runs_once() -> None:
+    ring = SmallRing(row_cache_bytes="4194304")
+    tag, client = key_of(ring, 1), ring.connect(1)
+    first, second, counter = (f"{{{tag}}}{name}" for name in ("h1", "h2", "n"))
+    values = [sha512(b"%d" % number).hexdigest() for number in range(1000)]
+    for at in range(0, 1000, 200):
+        client.call("HSET", second, *[w for number in range(at, at + 200) for w in (f"f{number}", values[number])])
+    ring.run(S)
+    for number in (1, 2, 3):
+        ring.node(number).engine.rotate()
+    ring.run(3 * S)
+    for at in range(0, 5000, 1000):
+        client.call("HSET", first, *[word for number in range(at, at + 1000) for word in (f"f{number}", "v")])
+    client.call("SET", counter, "0")
+    assert len(client.call("HGETALL", second)) == 2000 and client.call("HGETALL", first)
+    chill(ring, 1)
+    for words in (("MULTI",), ("HGETALL", first), ("HGETALL", second), ("INCR", counter)):
+        client.call(*words)
+    reply = client.call("EXEC")
+    assert isinstance(reply, list) and reply[-1] == 1
+    assert client.call("GET", counter) == b"1"
