@@ -229,8 +229,16 @@ class Ring:
         wait_until(lambda: all(self.live(number) == len(wanted) for number in wanted), FORM_S, self.report)
 
     def report(self) -> str:
-        """What all nodes have logged."""
-        return "\n".join(f"node {number}:\n{node.report()}" for number, node in self.nodes.items())
+        """What all nodes have logged, and what they say of themselves if they speak at all."""
+        said = []
+        for number, node in self.nodes.items():
+            try:
+                with self.client(number, socket_timeout=2) as client:
+                    status = repr(client.execute_command("RKV.STATUS"))
+            except (redis.RedisError, OSError) as error:
+                status = repr(error)
+            said.append(f"node {number}:\n{node.report()}\n{status}")
+        return "\n".join(said)
 
     def status(self, number: int) -> dict[bytes, Any]:
         """RKV.STATUS."""

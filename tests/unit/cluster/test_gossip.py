@@ -145,9 +145,21 @@ def test_a_late_direct_answer_still_measures_and_saves() -> None:
     assert bench.gossip.membership.rtt_us(target) == measured_us
 
 
-@pytest.mark.parametrize(("rtt_us", "patience_us"), [(1 * MS, 500 * MS), (300 * MS, 900 * MS), (5 * S, 2 * S)])
-def test_a_slow_member_is_given_more_time(rtt_us: int, patience_us: int) -> None:
+@pytest.mark.parametrize(
+    ("rtt_us", "score", "patience_us"),
+    [
+        (1 * MS, 0, 500 * MS),
+        (300 * MS, 0, 900 * MS),
+        (5 * S, 0, 2 * S),
+        # A node that is not well takes all others for slow: that counts once.
+        (5 * S, 2, 2 * S),
+        (300 * MS, 8, 4500 * MS),
+        (5 * S, 8, 4500 * MS),
+    ],
+)
+def test_a_slow_member_is_given_more_time(rtt_us: int, score: int, patience_us: int) -> None:
     bench = Bench()
+    bench.gossip.health.worse(score)
     for short in (2, 3, 4):
         for _ in range(200):
             bench.gossip.membership.rtt(short, rtt_us)
