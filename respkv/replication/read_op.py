@@ -37,7 +37,8 @@ RANGE_ENTRIES: Final = 4096
 
 
 class _Batch:
-    """Reads under way: one question, asked of one peer or, when that is slow, of two. The first answer counts."""
+    """Reads under way: one question, asked of one peer or, when that is slow, of two. The first answer counts, but for
+    what it cannot say. ``places``: None where an earlier answer did."""
 
     __slots__ = ("asked", "clock", "deadline_us", "first", "hedge_us", "keys", "places", "round", "seqs", "stamps")
 
@@ -187,7 +188,7 @@ class ReadSide:
         if message.differing:
             self._compare(peer, batch, message)
         else:
-            self._forget(batch)
+            self._forget(batch, peer)
             self._done(batch)
 
     def _compare(self, peer: int, batch: _Batch, message: ReadResult) -> None:
@@ -199,6 +200,8 @@ class ReadSide:
         payload: list[bytes] = []
         for index, status, record in message.differing:
             internal = batch.keys[index]
+            if batch.places[index] is None:
+                continue
             if status == OK:
                 mine = replica.held(internal)
                 if mine is None or _beats(record, mine):
@@ -222,9 +225,14 @@ class ReadSide:
             replica.apply(REPAIR, b"".join(payload), peer)
         self.differing += len(message.differing)
         self.repaired_here += len(payload)
-        self._forget(batch)
+        late = message.seq != batch.first
+        if bad and len(batch.seqs) > 1:
+            self._leave_rest(batch, bad, message.seq)
+            bad = []
+        else:
+            self._forget(batch, peer)
         for index, record in renewed:
-            self._renew(batch, index, record, late=message.seq != batch.first)
+            self._renew(batch, index, record, late=late)
         if older and peer not in self._replicas(keys.key_slot(batch.keys[next(iter(older))])):
             older = {}  # It stands in for a replica: its own store is none of this key.
         entries = [entry for entry in older.values() if entry]
@@ -269,7 +277,8 @@ class ReadSide:
         self._writes.push(peer, b"".join(entries), done, self.now_us)
 
     def _readers(self, batch: _Batch, indexes: Any) -> list[Reader]:
-        return [batch.places[index] for index in indexes if batch.places[index].__class__ is not tuple]
+        places = (batch.places[index] for index in indexes)
+        return [place for place in places if place is not None and place.__class__ is not tuple]
 
     def _renew(self, batch: _Batch, index: int, record: bytes, *, late: bool) -> None:
         """What was read is old: an operation runs again; the reply of a fast GET is made of what the answer brought.
@@ -309,6 +318,25 @@ class ReadSide:
             return encode(NULL, proto)
         return record[EXPIRING_BODY_AT:]
 
+    def _leave_rest(self, batch: _Batch, indexes: list[int], seq: int) -> None:
+        """Who has answered the question ``seq`` cannot say these; who was asked as well has not answered yet."""
+        rest = _Batch(batch.keys, batch.stamps, [None] * len(batch.keys), batch.round, self.now_us, batch.clock)
+        for index in indexes:
+            rest.places[index] = batch.places[index]
+        rest.first, rest.hedge_us, rest.deadline_us = batch.first, batch.hedge_us, batch.deadline_us
+        rest.asked = dict(batch.asked)
+        del self._batches[seq], batch.seqs[seq]
+        rest.seqs, batch.seqs = batch.seqs, {}
+        self._batches.update(dict.fromkeys(rest.seqs, rest))
+        self._count_rest(rest)
+
+    def _count_rest(self, rest: _Batch) -> None:
+        """Who waits for a batch waits for the rest of it too: ``_done`` of the first one takes one off."""
+        if rest.round is not None:
+            rest.round.undecided += 1
+        for reader in self._readers(rest, range(len(rest.places))):
+            reader.waiting += 1
+
     def _ask_rest(self, batch: _Batch, indexes: list[int], peer: int = 0) -> None:
         """Ask about these keys once more: ``peer``, else, since who was asked cannot say, another one."""
         rest = _Batch(
@@ -320,10 +348,7 @@ class ReadSide:
             batch.clock,
         )
         rest.asked = dict(batch.asked)
-        if rest.round is not None:
-            rest.round.undecided += 1
-        for reader in self._readers(rest, range(len(indexes))):
-            reader.waiting += 1  # ``_done`` of the first batch takes one off.
+        self._count_rest(rest)
         if not peer or not self._ask(rest, peer):
             self._ask_another(rest)
 
@@ -409,7 +434,7 @@ class ReadSide:
         for place in batch.places:
             if place.__class__ is tuple:
                 place[0][place[1]] = errors.TRY_AGAIN
-            else:
+            elif place is not None:
                 place.fail(errors.CORRUPT)
         self._done(batch)
 
@@ -422,9 +447,12 @@ class ReadSide:
 
     # -- the end of a batch ------------------------------------------------------------------------
 
-    def _forget(self, batch: _Batch) -> None:
-        for seq in batch.seqs:
+    def _forget(self, batch: _Batch, answered: int = 0) -> None:
+        """No answer is awaited any more. Whoever else was asked may be asked again, should ``answered`` not do."""
+        for seq, peer in batch.seqs.items():
             self._batches.pop(seq, None)
+            if peer != answered:
+                batch.asked.pop(peer, None)
         batch.seqs.clear()
 
     def _done(self, batch: _Batch) -> None:
@@ -448,7 +476,7 @@ class ReadSide:
             if place.__class__ is tuple:
                 self.count_failure(QUORUM)
                 place[0][place[1]] = errors.NO_REPLICAS
-            else:
+            elif place is not None:
                 self.give_up(place)
 
     def give_up(self, reader: Reader) -> None:

@@ -291,6 +291,52 @@ def test_a_peer_with_damage_does_not_count_and_another_is_asked(end: bytes) -> N
     assert asker.resumed == 1 and not asker.failures and asker.waiting == 0
 
 
+@pytest.mark.parametrize("damaged_first", [True, False])
+@pytest.mark.parametrize("fast", [True, False])
+def test_damage_at_one_of_two_that_were_asked_waits_for_the_other(fast: bool, damaged_first: bool) -> None:
+    """Both were asked since the first one is slow; what the damaged one cannot say the other one can, for all keys."""
+    group, out, askers = Group(), [], []
+    one, names = group.sides[1], [b"{k}%d" % number for number in range(40)]
+    for name in names:
+        one.set(name, b"v" * 500, [])
+    one.end_cycle()
+    group.deliver()
+    first = one.coordinator.others(keys.key_slot(keys.record_key(0, names[0])))[0]
+    damaged, sound = (first, 5 - first) if damaged_first else (5 - first, first)
+    rot(group.sides[damaged])
+    internals = [keys.record_key(0, name) for name in names]
+    stamps = [record[1:11] for record in map(one.replica.held, internals) if record is not None]
+    answer = group.sides[damaged].replica.read(Reads(1, internals, stamps))
+    new, known = [index for index, _, _ in answer.differing][:2]
+    plant(group.sides[sound], names[new], b"new", by=group.sides[sound])
+    plant(group.sides[damaged], names[known], b"known", by=group.sides[sound])
+    one.rig.keyspace.clock.last = max(one.rig.keyspace.clock.last, group.sides[sound].rig.keyspace.clock.last)
+    for name in names:
+        if fast:
+            one.get(name, out)
+        else:
+            internal, asker = keys.record_key(0, name), Asker()
+            record = one.replica.held(internal)
+            assert record is not None
+            one.coordinator.ask(asker, internal, record[1:11], QUORUM)
+            askers.append(asker)
+    one.end_cycle()
+    group.pass_us(60_000)
+    questions = {target: message for _, target, message in group.wire}
+    assert sorted(questions) == [2, 3] and len(group.wire) == 2
+    group.wire.clear()
+    for short in (damaged, sound):
+        group.sides[short].receive(1, questions[short])
+        group.deliver()
+    assert not [asker for asker in askers if asker.failures or asker.waiting or asker.resumed != 1]
+    assert [asker.changed for asker in askers] == ([] if fast else [number in (new, known) for number in range(40)])
+    if fast:
+        assert one.settled_rounds() == 2
+        shown = {new: b"$3\r\nnew\r\n", known: b"$5\r\nknown\r\n"}
+        assert out == [shown.get(number, bulk(b"v" * 500)) for number in range(40)]
+    assert one.coordinator.reads.failed == 0 and not one.coordinator.busy()
+
+
 @pytest.mark.parametrize("end", [b"", keys.after(KEY)])
 def test_damage_at_all_peers_is_no_quorum(end: bytes) -> None:
     group = loaded()
@@ -320,6 +366,25 @@ def test_a_peer_that_is_behind_and_takes_nothing_is_replaced_by_another(end: byt
     assert not asker.resumed and not asker.failures
     group.deliver()
     assert asker.resumed and not asker.failures and asker.waiting == 0
+
+
+def test_a_slow_peer_that_is_behind_and_takes_nothing_is_replaced_by_who_was_asked_as_well() -> None:
+    group = loaded()
+    first = group.sides[1].coordinator.others(keys.key_slot(KEY))[0]
+    for short in {1, 2, 3} - {first}:
+        plant(group.sides[short], b"k", b"new", by=group.sides[1])
+    asker = ask(group, KEY)
+    group.pass_us(60_000)
+    questions = {target: message for _, target, message in group.wire}
+    group.wire.clear()
+    group.sides[first].receive(1, questions[first])
+    source, target, message = group.wire.pop(0)
+    group.sides[target].receive(source, message)
+    _, target, push = group.wire.pop(0)
+    assert isinstance(push, Writes) and target == first and not group.wire
+    group.sides[1].receive(first, WriteAcks((), ((push.seq, ALL_ENTRIES, IO_ERROR),)))
+    group.deliver()
+    assert asker.resumed == 1 and not asker.failures and asker.waiting == 0
 
 
 @pytest.mark.parametrize("end", [b"", keys.after(KEY)])
