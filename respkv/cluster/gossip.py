@@ -395,10 +395,8 @@ class Gossip:
         return seq
 
     def _patience_us(self, target: int) -> int:
-        """How long ``target`` is waited for: longer when it is known as slow, or when this node is not well.
-
-        Not the product of both: a node that is not well measures all others as slow, and would count that twice.
-        """
+        """How long ``target`` is waited for: longer when it is known as slow, or when this node is not well: not both,
+        for a node that is not well measures all others as slow."""
         usual_us = self._limits.direct_us
         slow_us = min(3 * self.membership.rtt_us(target), 4 * usual_us)
         return max(usual_us * self.health.scale, slow_us)

@@ -22,7 +22,7 @@ Invariants: without dirty keys, every cell equals the sum over the stored record
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
@@ -32,7 +32,6 @@ from xxhash import xxh3_64_intdigest
 from respkv.base.coding import pack_text, unpack_text
 from respkv.base.errors import BlockRequest, ReadMiss
 from respkv.base.limits import SETTLED_AT_ONCE
-from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import MAX_STAMP
 from respkv.causality.record import BODY_AT
 from respkv.keyspace import keys
@@ -318,18 +317,20 @@ class LeafSums:
         self._graves.setdefault(slot, bytearray()).extend(entry)
         self._graves_held += 1
 
-    def advance(self, slot: int, mark: int) -> None:
-        """The purge watermark of a slot (an HLC value) rises: graves below it leave the sums. O(its graves)."""
-        marks = self.rule.marks
-        if mark <= marks[slot]:
-            return
-        marks[slot] = mark
-        if slot in self._forgotten:
-            self.exact = False
-            return
-        entries = self._graves.get(slot)
-        if not entries:
-            return
+    def advance(self, raised: Iterable[tuple[int, int]]) -> None:
+        """The purge watermarks (HLC values) of some slots rise: graves below them leave the sums. O(slots + graves)."""
+        marks, graves, forgotten = self.rule.marks, self._graves, self._forgotten
+        for slot, mark in raised:
+            if mark > marks[slot]:
+                marks[slot] = mark
+                if slot in forgotten:
+                    self.exact = False
+                elif slot in graves:
+                    self._bury(slot, mark)
+
+    def _bury(self, slot: int, mark: int) -> None:
+        """Take graves of a slot out, those below ``mark``."""
+        entries = self._graves[slot]
         cells, base = self.cells, slot << LEAF_BITS
         kept = bytearray()
         for hlc, leaf, term in GRAVE.iter_unpack(entries):
@@ -386,11 +387,10 @@ class LeafSums:
         self._forgotten = dict.fromkeys(result["forgotten"])
         self.exact = True
         marks = self.rule.marks
-        for slot in range(SLOT_COUNT):
-            now = marks[slot]
-            if now > walked[slot]:
-                marks[slot] = walked[slot]
-                self.advance(slot, now)
+        raised = [(slot, now) for slot, (now, then) in enumerate(zip(marks, walked)) if now > then]
+        for slot, _ in raised:
+            marks[slot] = walked[slot]
+        self.advance(raised)
         self._begin_parts()
         return True
 

@@ -223,11 +223,7 @@ class Session:
     def _take_floors(self, message: Floors) -> None:
         """Merge a peer's floors, and its watermarks where both own the slot."""
         self._store.raise_floors(message.floors)
-        owned = dict.fromkeys(self.slots)
-        for first, last, mark in message.watermarks:
-            for slot in range(first, last + 1):
-                if slot in owned:
-                    self._watermarks.adopt(slot, slot, mark)
+        self._watermarks.adopt_shared(message.watermarks, dict.fromkeys(self.slots))
 
     def _list(self, slot: int, leaf: int, after: bytes, limit: int = _KEYS_AT_ONCE) -> Listing:
         wanted = None if leaf == ALL_LEAVES else leaf

@@ -36,20 +36,25 @@ RaiseFloor = Callable[[int, int, int, bytes], None]
 
 
 def slot_root(cells: array[int], slot: int) -> int:
-    """The root of one slot. 0.3 us."""
-    leaves = memoryview(cells).cast("B")[slot * _LEAF_BYTES : (slot + 1) * _LEAF_BYTES]
+    """The root of one slot."""
+    return xxh3_64_intdigest(_little_endian(cells)[slot * _LEAF_BYTES : (slot + 1) * _LEAF_BYTES], slot)
+
+
+def _little_endian(cells: array[int]) -> memoryview:
+    """The bytes of all leaves."""
     if sys.byteorder == "big":
-        words = array("Q", bytes(leaves))
-        words.byteswap()
-        return xxh3_64_intdigest(words.tobytes(), slot)
-    return xxh3_64_intdigest(leaves, slot)
+        cells = cells[:]
+        cells.byteswap()
+    return memoryview(cells).cast("B")
 
 
 def group_sums(cells: array[int], slots: Sequence[int]) -> tuple[int, ...]:
-    """The 128 sums over the roots of ``slots``. 5 ms for all slots."""
+    """The 128 sums over the roots of ``slots``. 0.3 to 0.5 us a slot."""
+    leaves = _little_endian(cells)
     sums = [0] * GROUPS
     for slot in slots:
-        sums[slot >> _GROUP_BITS] += slot_root(cells, slot)
+        at = slot * _LEAF_BYTES
+        sums[slot >> _GROUP_BITS] += xxh3_64_intdigest(leaves[at : at + _LEAF_BYTES], slot)
     return tuple(value & MASK for value in sums)
 
 

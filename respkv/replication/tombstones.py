@@ -31,7 +31,7 @@ Body: ``version u8 = 1 | repeated: first slot u16be, last slot u16be, hlc u64be`
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Final
 
 from respkv.base.errors import FormatError
@@ -59,14 +59,14 @@ def cut_of(start_ms: int, oldest_hint: bytes, delay_ms: int = PROPAGATION_MS) ->
 class PurgeWatermarks:
     """P of every slot, and what it is derived from.
 
-    ``advance(slot, hlc)`` is called when a P has grown: leaf sums take the graves below it out.
+    ``advance([(slot, hlc)])`` is called when P of some slots has grown: leaf sums take the graves below it out.
     """
 
     __slots__ = (
         "_advance", "_cuts", "_highest_mark", "_newest_cut", "_open", "advances", "lowered", "marks", "refused",
     )  # fmt: skip
 
-    def __init__(self, advance: Callable[[int, int], None]) -> None:
+    def __init__(self, advance: Callable[[list[tuple[int, int]]], None]) -> None:
         self._advance = advance
         self.marks = array("Q", bytes(8 * SLOT_COUNT))
         #: co-replica (short id) -> by slot, below which stamps it is known to have what we have
@@ -110,44 +110,52 @@ class PurgeWatermarks:
         self._newest_cut = max(self._newest_cut, cut)
 
     def raise_all(self, slots: Iterable[int], co_replicas: Callable[[int], Sequence[int]]) -> int:
-        """Let P grow where all co-replicas of a slot are known to be equal; how many slots moved.
+        """Let P grow where all co-replicas of a slot are known to be equal; how many slots moved. 0.5 us a slot.
 
         ``co_replicas(slot)``: the other natural replicas. None of them (a ring of one): use ``raise_alone``.
         """
-        moved = 0
-        marks, cuts_of = self.marks, self._cuts
+        groups: dict[tuple[int, ...], list[int]] = {}
+        latest: Sequence[int] | None = None
         for slot in slots:
             peers = co_replicas(slot)
-            if not peers:
-                continue
-            least = FOREVER
-            for peer in peers:
-                cuts = cuts_of.get(peer)
-                cut = cuts[slot] if cuts is not None else 0
-                if cut < least:
-                    least = cut
-            if least > marks[slot]:
-                self._raise(slot, least)
-                moved += 1
+            if peers is not latest:
+                latest, group = peers, groups.setdefault(tuple(peers), [])
+            group.append(slot)
+        moved = 0
+        for peers, group in groups.items():
+            cuts = [self._cuts[peer] for peer in peers if peer in self._cuts]
+            if peers and len(cuts) == len(peers):
+                known = [[each[slot] for slot in group] for each in cuts]
+                moved += self._raise(list(zip(group, map(min, *known) if len(known) > 1 else known[0])))
         return moved
 
     def raise_alone(self, slots: Iterable[int], now: int) -> int:
         """The only replica of ``slots`` needs nobody's consent: P is now (an HLC value)."""
-        return sum(self._raise(slot, now) for slot in slots if now > self.marks[slot])
+        return self._raise([(slot, now) for slot in slots])
 
     def adopt(self, first: int, last: int, mark: int) -> int:
         """A co-replica of the same ring epoch has this P for a range of slots; how many of ours grew."""
-        marks = self.marks
-        return sum(self._raise(slot, mark) for slot in range(first, last + 1) if mark > marks[slot])
+        return self._raise([(slot, mark) for slot in range(first, last + 1)])
 
-    def _raise(self, slot: int, mark: int) -> bool:
-        if mark <= self.marks[slot]:
-            return False
-        self.marks[slot] = mark
-        self._highest_mark = max(self._highest_mark, mark)
-        self.advances += 1
-        self._advance(slot, mark)
-        return True
+    def adopt_shared(self, ranges: Iterable[tuple[int, int, int]], shared: Container[int]) -> int:
+        """``adopt`` of many ranges, for those of their slots that are shared with the co-replica."""
+        return self._raise(
+            [(slot, mark) for first, last, mark in ranges for slot in range(first, last + 1) if slot in shared]
+        )
+
+    def _raise(self, wanted: list[tuple[int, int]]) -> int:
+        """Let P of slots grow to that much, where it is less."""
+        marks, raised = self.marks, []
+        for pair in wanted:
+            slot, mark = pair
+            if mark > marks[slot]:
+                marks[slot] = mark
+                raised.append(pair)
+        if raised:
+            self._highest_mark = max(self._highest_mark, max(mark for _, mark in raised))
+            self.advances += len(raised)
+            self._advance(raised)
+        return len(raised)
 
     def old_record_applied(self, slot: int, stamp: bytes, source: int | None) -> None:
         """A record changed what we hold. ``source``: the co-replica it came from in repair, None for others.
@@ -189,19 +197,19 @@ class PurgeWatermarks:
 
     def ranges(self, slots: Sequence[int] | None = None) -> tuple[tuple[int, int, int], ...]:
         """(first, last, P) of ascending slots that have a P, all or the given ascending ones."""
-        found: list[tuple[int, int, int]] = []
         marks = self.marks
-        first, last, held = 0, -1, 0
-        for slot in range(SLOT_COUNT) if slots is None else slots:
-            mark = marks[slot]
-            if mark != held or slot != last + 1:
-                if held:
-                    found.append((first, last, held))
-                first, held = slot, mark
-            last = slot
-        if held:
-            found.append((first, last, held))
-        return tuple(found)
+        asked = range(SLOT_COUNT) if slots is None else slots
+        if not asked:
+            return ()
+        held = [marks[slot] for slot in asked]
+        ends = [
+            at
+            for at, (slot, after, mark, mark_after) in enumerate(zip(asked, asked[1:], held, held[1:]))
+            if mark != mark_after or slot + 1 != after
+        ]
+        ends.append(len(held) - 1)
+        firsts = [0, *(at + 1 for at in ends)]
+        return tuple((asked[first], asked[end], held[end]) for first, end in zip(firsts, ends) if held[end])
 
     def encode(self) -> bytes:
         """The body of the local-meta record that keeps them."""
@@ -222,10 +230,10 @@ class PurgeWatermarks:
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics. ``purge_watermark_ms``: the least of the slots that have one, 0 for none. O(slots)."""
-        least = min((mark for mark in self.marks if mark), default=0)
+        least = min(filter(None, self.marks), default=0)
         return {
             "purge_watermark_ms": least >> COUNTER_BITS,
-            "purge_watermark_slots": sum(1 for mark in self.marks if mark),
+            "purge_watermark_slots": SLOT_COUNT - self.marks.count(0),
             "purge_watermark_advances": self.advances,
             "purge_cuts_lowered": self.lowered,
             "writes_below_purge_watermark": self.refused,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
+
 import pytest
 
 from respkv.base.errors import FormatError
@@ -20,7 +23,7 @@ class Watched(PurgeWatermarks):
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int]] = []
-        super().__init__(lambda slot, mark: self.told.append((slot, mark)))
+        super().__init__(self.told.extend)
 
 
 def test_a_cut_lies_a_delay_before_the_start_and_not_above_hints() -> None:
@@ -91,6 +94,46 @@ def test_adopting_and_standing_alone() -> None:
     assert marks.ranges([6, 8, 10, 11]) == ((6, 6, 70), (8, 8, 70), (10, 10, 80))
     assert marks.raise_alone(range(SLOT_COUNT), 75) == SLOT_COUNT - 2
     assert marks.ranges() == ((0, 8, 75), (9, 10, 80), (11, SLOT_COUNT - 1, 75))
+
+
+def test_what_a_co_replica_tells_counts_for_shared_slots_whatever_the_order() -> None:
+    marks = Watched()
+    told = [(5, 9, 70), (8, 9, 60), (9, 9, 90), (SLOT_COUNT, SLOT_COUNT + 9, 99)]
+    assert marks.adopt_shared(told, {6: None, 8: None, 9: None}) == 4
+    assert marks.ranges() == ((6, 6, 70), (8, 8, 70), (9, 9, 90))
+    assert dict(marks.told) == {6: 70, 8: 70, 9: 90} and marks.newest() == pack_stamp(90, 0)
+    assert marks.adopt_shared(told, {6: None, 8: None, 9: None}) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_many_slots_at_once_are_as_good_as_one_by_one(seed: int) -> None:
+    rng = random.Random(seed)
+    at_once, apart = Watched(), Watched()
+    slots = sorted(rng.sample(range(SLOT_COUNT), 50))
+    peers_of = {slot: rng.choice([(), (2,), (2, 3), (3, 4), (2, 3, 4), (9,)]) for slot in slots}
+    for _ in range(10):
+        peer, cut, some = rng.choice((2, 3, 4)), rng.randrange(1, 99), rng.sample(slots, rng.randrange(1, 50))
+        moved = 0
+        for marks in (at_once, apart):
+            marks.ended_equal(peer, some, cut)
+        for slot in slots:
+            moved += apart.raise_all([slot], peers_of.__getitem__)
+        assert at_once.raise_all(slots, peers_of.__getitem__) == moved
+        assert at_once.marks == apart.marks and at_once.newest() == apart.newest()
+        assert at_once.ranges(slots) == tuple(
+            (slots[first], slots[last], at_once.marks[slots[first]]) for first, last in runs(slots, at_once.marks)
+        )
+
+
+def runs(slots: list[int], marks: Sequence[int]) -> list[tuple[int, int]]:
+    """Places of the first and last of neighbouring slots with one mark, but for those without any."""
+    found: list[tuple[int, int]] = []
+    for at, slot in enumerate(slots):
+        if at and slots[at - 1] == slot - 1 and marks[slot - 1] == marks[slot] and found and found[-1][1] == at - 1:
+            found[-1] = found[-1][0], at
+        elif marks[slot]:
+            found.append((at, at))
+    return found
 
 
 def test_too_old_writes_without_a_record_are_refused() -> None:
