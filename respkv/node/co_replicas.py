@@ -39,9 +39,9 @@ class CoReplicas:
         self.owned = placement.owned(me)
         self._co = [tuple(short for short in group if short != me) if me in group else () for group in placement.groups]
         self._shared = {}
-        for slot in self.owned:
-            for peer in self._co[placement.group_of[slot]]:
-                self._shared.setdefault(peer, []).append(slot)
+        for first, last, group in placement.ranges:
+            for peer in self._co[group]:
+                self._shared.setdefault(peer, []).extend(range(first, last + 1))
         self.peers = tuple(sorted(self._shared))
 
     def alive(self) -> Sequence[int]:

@@ -118,11 +118,12 @@ class Coordinator:
         self.placement, self.me, self.quorums, self.level = placement, me, quorums, level
         self.slot_of = placement.slot_of
         sets: dict[tuple[int, ...], int] = {}
-        set_of: list[int] = []
-        for slot, replicas in enumerate(placement.table):
-            peers = tuple(sorted(short for short in replicas if short != me))
-            set_of.append(sets.setdefault(peers, len(sets)))
-            self.mine[slot] = me in replicas
+        group_of, groups = placement.group_of, placement.groups
+        peers_of = [tuple(sorted(short for short in group if short != me)) for group in groups]
+        number_of = [sets.setdefault(peers, len(sets)) for peers in peers_of]
+        set_of = [number_of[group] for group in group_of]
+        member_of = [me in group for group in groups]
+        self.mine[:] = bytes([member_of[group] for group in group_of])
         self._set_of, self._peers_of = set_of, list(sets)
         self.everywhere = len(placement.members) <= placement.replicas
         self.told = [

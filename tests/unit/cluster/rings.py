@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 
 from respkv.base.coding import U64BE
 from respkv.cluster.ring import Member, Ring, first_ring
@@ -30,6 +31,7 @@ def member(number: int, *, cluster_enabled: bool = False, alternate: bool = True
     )
 
 
+@cache
 def form(count: int, *, seed: int = 1, replicas: int = 3) -> Ring:
     """A formed ring of ``count`` members."""
     members = [member(number) for number in range(1, count + 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from respkv.causality.record import encode
@@ -15,6 +16,11 @@ from respkv.resp.reply import bulk
 from respkv.wire.messages import RangeRead, RangeResult, ReadResult, Reads, WriteAcks, Writes
 from tests.unit.cluster.rings import form
 from tests.unit.keyspace.rig import Rig
+
+
+@cache
+def _placement() -> Placement:
+    return Placement(form(3))
 
 
 class Side:
@@ -103,7 +109,7 @@ class Group:
         self.now_us = 1_000_000
         self.wire: list[tuple[int, int, Any]] = []
         self.cut: dict[frozenset[int], None] = {}
-        placement = Placement(form(3))
+        placement = _placement()
         self.sides = {short: Side(self, short) for short in (1, 2, 3)}
         for side in self.sides.values():
             side.coordinator.configure(placement, side.short, Quorums(replicas=3))
