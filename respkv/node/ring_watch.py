@@ -25,12 +25,14 @@ from respkv.keyspace import keys
 from respkv.node.repair import Repair
 from respkv.node.repair_run import RepairRun, Row
 from respkv.replication.replica import Replica
+from respkv.replication.tombstones import FOREVER
 from respkv.wire.messages import Status, StatusPull
 
 ANSWER_US: Final = 1_000_000
 #: How long copies may be counting before their roots are given as they are, and the pause between two looks.
 VERIFY_US: Final = 3_000_000
 VERIFY_PAUSE_US: Final = 50_000
+_MARK_DIGITS: Final = len(str(FOREVER))
 HOLDS_VALUE: Final = b"value"
 HOLDS_GRAVE: Final = b"tombstone"
 HOLDS_NOTHING: Final = b"nothing"
@@ -147,7 +149,7 @@ class RingWatch:
 
     def _adopt(self, slot: int, mark: bytes) -> None:
         """A co-replica's watermark is as good as one's own."""
-        if self._repair.owns_slot(slot) and mark.isdigit():
+        if self._repair.owns_slot(slot) and len(mark) <= _MARK_DIGITS and mark.isdigit() and int(mark) <= FOREVER:
             self._repair.watermarks.adopt(slot, slot, int(mark))
 
     # -- answers -----------------------------------------------------------------------------------

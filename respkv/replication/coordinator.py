@@ -267,10 +267,13 @@ class Coordinator:
 
     def ask(self, reader: Reader, internal: bytes, stamp: bytes, level: int) -> None:
         """Compare what a request has read with R - 1 other replicas; counts into ``reader.waiting``."""
-        for collector in self._readers(reader, keys.key_slot(internal), level):
+        collectors = self._readers(reader, keys.key_slot(internal), level)
+        asked = {collector.peer for collector in collectors}
+        for collector in collectors:
             collector.keys.append(internal)
             collector.stamps.append(stamp)
             collector.places.append(reader)
+            collector.asked.append(asked)
             reader.waiting += 1
 
     def ask_range(self, reader: Reader, start: bytes, end: bytes, level: int, now_us: int) -> bool:

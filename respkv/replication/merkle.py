@@ -36,21 +36,20 @@ RaiseFloor = Callable[[int, int, int, bytes], None]
 
 
 def slot_root(cells: array[int], slot: int) -> int:
-    """The root of one slot."""
-    return xxh3_64_intdigest(_little_endian(cells)[slot * _LEAF_BYTES : (slot + 1) * _LEAF_BYTES], slot)
-
-
-def _little_endian(cells: array[int]) -> memoryview:
-    """The bytes of all leaves."""
+    """The root of one slot. 0.3 us where bytes are in the order that is summed."""
     if sys.byteorder == "big":
-        cells = cells[:]
-        cells.byteswap()
-    return memoryview(cells).cast("B")
+        words = cells[slot << LEAF_BITS : slot + 1 << LEAF_BITS]
+        words.byteswap()
+        return xxh3_64_intdigest(words.tobytes(), slot)
+    return xxh3_64_intdigest(memoryview(cells).cast("B")[slot * _LEAF_BYTES : (slot + 1) * _LEAF_BYTES], slot)
 
 
 def group_sums(cells: array[int], slots: Sequence[int]) -> tuple[int, ...]:
     """The 128 sums over the roots of ``slots``. 0.3 to 0.5 us a slot."""
-    leaves = _little_endian(cells)
+    if sys.byteorder == "big":
+        cells = cells[:]
+        cells.byteswap()
+    leaves = memoryview(cells).cast("B")
     sums = [0] * GROUPS
     for slot in slots:
         at = slot * _LEAF_BYTES

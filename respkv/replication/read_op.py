@@ -20,6 +20,7 @@ from respkv.causality.hlc import ZERO_STAMP
 from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
 from respkv.keyspace import keys
 from respkv.replication.levels import QUORUM
+from respkv.replication.read_batch import HEDGE_US, READ_TIMEOUT_US, Batch
 from respkv.replication.replica import Replica, range_digest
 from respkv.replication.rounds import Collector, Reader, Round
 from respkv.replication.write_op import WriteSide
@@ -28,35 +29,8 @@ from respkv.resp.reply import NULL, bulk, encode
 from respkv.storage.write_batch import encode_entry, iterate_payload
 from respkv.wire.messages import ABSENT, EQUAL, OK, REPAIR, RangeRead, RangeResult, ReadResult, Reads
 
-#: A peer that has not answered by then is joined by another one.
-HEDGE_US: Final = 50_000
-#: A read that has no answer by then has failed.
-READ_TIMEOUT_US: Final = 2_000_000
 #: Entries in one page of a range that is compared.
 RANGE_ENTRIES: Final = 4096
-
-
-class _Batch:
-    """Reads under way: one question, asked of one peer or, when that is slow, of two. The first answer counts, but for
-    what it cannot say. ``places``: None where an earlier answer did."""
-
-    __slots__ = ("asked", "clock", "deadline_us", "first", "hedge_us", "keys", "places", "round", "seqs", "stamps")
-
-    def __init__(
-        self, keys_: list[bytes], stamps: list[bytes], places: list[Any], round_: Round | None, now_us: int, clock: int
-    ) -> None:
-        self.keys = keys_
-        self.stamps = stamps
-        self.places = places
-        self.round = round_
-        self.hedge_us = now_us + HEDGE_US
-        self.deadline_us = now_us + READ_TIMEOUT_US
-        self.asked: dict[int, None] = {}
-        #: number of a question under way -> who was asked
-        self.seqs: dict[int, int] = {}
-        #: the question that left with its cycle, ahead of what that wrote; and the last stamp given until then
-        self.first = 0
-        self.clock = clock
 
 
 class _Range:
@@ -105,7 +79,7 @@ class ReadSide:
         self._replicas = replicas
         self._settle = settle
         self.next_seq = next_seq
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[int, Batch] = {}
         self._ranges: dict[int, _Range] = {}
         self._late: dict[int, None] = {}
         self.now_us = 0
@@ -118,10 +92,11 @@ class ReadSide:
 
     def ask(self, collector: Collector, round_: Round | None, now_us: int) -> None:
         """Send what was collected for a peer. ``round_`` waits for it where fast GETs are among the places."""
-        internals, stamps, places = collector.take()
+        internals, stamps, places, shared = collector.take()
         self.now_us = now_us
         fast = round_ is not None and any(place.__class__ is tuple for place in places)
-        batch = _Batch(internals, stamps, places, round_ if fast else None, now_us, self._replica.last_stamp())
+        clock = self._replica.last_stamp()
+        batch = Batch(internals, stamps, places, shared, round_ if fast else None, now_us, clock)
         if fast and round_ is not None:
             round_.undecided += 1
         self.asked += len(internals)
@@ -130,8 +105,8 @@ class ReadSide:
         else:
             self._ask_another(batch)
 
-    def _ask(self, batch: _Batch, peer: int) -> bool:
-        batch.asked[peer] = None
+    def _ask(self, batch: Batch, peer: int) -> bool:
+        batch.asks(peer)
         seq = self.next_seq()
         if not self._live(peer) or not self._send(peer, Reads(seq, batch.keys, batch.stamps)):
             return False
@@ -139,10 +114,12 @@ class ReadSide:
         self._batches[seq] = batch
         return True
 
-    def _ask_another(self, batch: _Batch) -> bool:
+    def _ask_another(self, batch: Batch) -> bool:
         """Ask a replica of all the keys that was not asked yet. With nobody left to answer, the batch has failed."""
-        slots = list(dict.fromkeys(map(keys.key_slot, batch.keys)))
-        able = [peer for peer in self._others(slots[0]) if peer not in batch.asked]
+        open_ = batch.open()
+        slots = list(dict.fromkeys(keys.key_slot(batch.keys[index]) for index in open_))
+        taken = batch.taken(open_)
+        able = [peer for peer in self._others(slots[0]) if peer not in taken]
         for peer in able:
             if all(peer in self._others(slot) for slot in slots[1:]) and self._ask(batch, peer):
                 self.hedged += 1
@@ -191,7 +168,7 @@ class ReadSide:
             self._forget(batch, peer)
             self._done(batch)
 
-    def _compare(self, peer: int, batch: _Batch, message: ReadResult) -> None:
+    def _compare(self, peer: int, batch: Batch, message: ReadResult) -> None:
         """Take over what is newer there, give what is newer here."""
         replica = self._replica
         renewed: list[tuple[int, bytes]] = []
@@ -249,7 +226,7 @@ class ReadSide:
         self._done(batch)
 
     def _push(
-        self, peer: int, batch: _Batch, older: dict[int, bytes], entries: list[bytes], again: list[int]
+        self, peer: int, batch: Batch, older: dict[int, bytes], entries: list[bytes], again: list[int]
     ) -> None:
         """The peer is behind: it gets our records, and who reads them waits for its ack. Then it is asked ``again``."""
         self.repaired_there += len(entries)
@@ -276,11 +253,11 @@ class ReadSide:
 
         self._writes.push(peer, b"".join(entries), done, self.now_us)
 
-    def _readers(self, batch: _Batch, indexes: Any) -> list[Reader]:
+    def _readers(self, batch: Batch, indexes: Any) -> list[Reader]:
         places = (batch.places[index] for index in indexes)
         return [place for place in places if place is not None and place.__class__ is not tuple]
 
-    def _renew(self, batch: _Batch, index: int, record: bytes, *, late: bool) -> None:
+    def _renew(self, batch: Batch, index: int, record: bytes, *, late: bool) -> None:
         """What was read is old: an operation runs again; the reply of a fast GET is made of what the answer brought.
 
         Not of what is held by now: that may be a later write of the same connection. A peer that was asked ``late``, in
@@ -318,31 +295,34 @@ class ReadSide:
             return encode(NULL, proto)
         return record[EXPIRING_BODY_AT:]
 
-    def _leave_rest(self, batch: _Batch, indexes: list[int], seq: int) -> None:
+    def _leave_rest(self, batch: Batch, indexes: list[int], seq: int) -> None:
         """Who has answered the question ``seq`` cannot say these; who was asked as well has not answered yet."""
-        rest = _Batch(batch.keys, batch.stamps, [None] * len(batch.keys), batch.round, self.now_us, batch.clock)
-        for index in indexes:
-            rest.places[index] = batch.places[index]
-        rest.first, rest.hedge_us, rest.deadline_us = batch.first, batch.hedge_us, batch.deadline_us
+        left = dict.fromkeys(indexes)
+        places = [place if index in left else None for index, place in enumerate(batch.places)]
+        rest = Batch(batch.keys, batch.stamps, places, batch.shared, batch.round, self.now_us, batch.clock)
+        rest.first, rest.deadline_us = batch.first, batch.deadline_us
         rest.asked = dict(batch.asked)
         del self._batches[seq], batch.seqs[seq]
         rest.seqs, batch.seqs = batch.seqs, {}
         self._batches.update(dict.fromkeys(rest.seqs, rest))
+        for other in rest.seqs.values():
+            batch.frees(other, (index for index in batch.open() if index not in left))
         self._count_rest(rest)
 
-    def _count_rest(self, rest: _Batch) -> None:
+    def _count_rest(self, rest: Batch) -> None:
         """Who waits for a batch waits for the rest of it too: ``_done`` of the first one takes one off."""
         if rest.round is not None:
             rest.round.undecided += 1
         for reader in self._readers(rest, range(len(rest.places))):
             reader.waiting += 1
 
-    def _ask_rest(self, batch: _Batch, indexes: list[int], peer: int = 0) -> None:
+    def _ask_rest(self, batch: Batch, indexes: list[int], peer: int = 0) -> None:
         """Ask about these keys once more: ``peer``, else, since who was asked cannot say, another one."""
-        rest = _Batch(
+        rest = Batch(
             [batch.keys[index] for index in indexes],
             [batch.stamps[index] for index in indexes],
             [batch.places[index] for index in indexes],
+            [batch.shared[index] for index in indexes] if batch.shared else [],
             batch.round,
             self.now_us,
             batch.clock,
@@ -447,15 +427,15 @@ class ReadSide:
 
     # -- the end of a batch ------------------------------------------------------------------------
 
-    def _forget(self, batch: _Batch, answered: int = 0) -> None:
+    def _forget(self, batch: Batch, answered: int = 0) -> None:
         """No answer is awaited any more. Whoever else was asked may be asked again, should ``answered`` not do."""
         for seq, peer in batch.seqs.items():
             self._batches.pop(seq, None)
             if peer != answered:
-                batch.asked.pop(peer, None)
+                batch.frees(peer, batch.open())
         batch.seqs.clear()
 
-    def _done(self, batch: _Batch) -> None:
+    def _done(self, batch: Batch) -> None:
         """All that the batch can tell is known."""
         for reader in self._readers(batch, range(len(batch.places))):
             reader.waiting -= 1
@@ -469,7 +449,7 @@ class ReadSide:
         if not round_.undecided:
             self._settle(round_)
 
-    def _fail(self, batch: _Batch, indexes: Any) -> None:
+    def _fail(self, batch: Batch, indexes: Any) -> None:
         """Nobody else can answer for these keys."""
         for index in indexes:
             place = batch.places[index]
@@ -489,7 +469,7 @@ class ReadSide:
         self.failed += 1
         self.failed_by[level] += 1
 
-    def _peer_failed(self, batch: _Batch, seq: int) -> None:
+    def _peer_failed(self, batch: Batch, seq: int) -> None:
         """One of the peers that were asked will not answer."""
         del self._batches[seq]
         del batch.seqs[seq]

@@ -69,19 +69,21 @@ class Reader(Protocol):
 class Collector:
     """The reads of one cycle that one peer is asked about.
 
-    ``places`` says whose they are: (replies, index, RESP version) of a fast GET, or a ``Reader``.
+    ``places`` says whose they are: (replies, index, RESP version) of a fast GET, or a ``Reader``. ``asked``, of
+    readers only: all that are asked about the key for the same reader, one set for all of them.
     """
 
-    __slots__ = ("keys", "peer", "places", "stamps")
+    __slots__ = ("asked", "keys", "peer", "places", "stamps")
 
     def __init__(self, peer: int) -> None:
         self.peer = peer
         self.keys: list[bytes] = []
         self.stamps: list[bytes] = []
         self.places: list[Any] = []
+        self.asked: list[set[int]] = []
 
-    def take(self) -> tuple[list[bytes], list[bytes], list[Any]]:
+    def take(self) -> tuple[list[bytes], list[bytes], list[Any], list[set[int]]]:
         """What was collected, which is forgotten here."""
-        taken = self.keys, self.stamps, self.places
-        self.keys, self.stamps, self.places = [], [], []
+        taken = self.keys, self.stamps, self.places, self.asked
+        self.keys, self.stamps, self.places, self.asked = [], [], [], []
         return taken

@@ -138,10 +138,13 @@ class PurgeWatermarks:
         return self._raise([(slot, mark) for slot in range(first, last + 1)])
 
     def adopt_shared(self, ranges: Iterable[tuple[int, int, int]], shared: Container[int]) -> int:
-        """``adopt`` of many ranges, for those of their slots that are shared with the co-replica."""
-        return self._raise(
-            [(slot, mark) for first, last, mark in ranges for slot in range(first, last + 1) if slot in shared]
-        )
+        """``adopt`` of many ranges, which may overlap, for those of their slots that are shared with the co-replica."""
+        highest: dict[int, int] = {}
+        for first, last, mark in ranges:
+            for slot in range(first, last + 1):
+                if slot in shared and mark > highest.get(slot, 0):
+                    highest[slot] = mark
+        return self._raise(list(highest.items()))
 
     def _raise(self, wanted: list[tuple[int, int]]) -> int:
         """Let P of slots grow to that much, where it is less."""

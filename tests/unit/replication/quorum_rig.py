@@ -9,7 +9,7 @@ from respkv.causality.record import encode
 from respkv.cluster.placement import Placement
 from respkv.keyspace import keys
 from respkv.replication.coordinator import Coordinator
-from respkv.replication.levels import QUORUM, Quorums
+from respkv.replication.levels import ALL, QUORUM, Quorums
 from respkv.replication.replica import Replica
 from respkv.replication.rounds import WRITTEN, Round
 from respkv.resp.reply import bulk
@@ -19,8 +19,8 @@ from tests.unit.keyspace.rig import Rig
 
 
 @cache
-def _placement() -> Placement:
-    return Placement(form(3))
+def _placement(nodes: int, replicas: int) -> Placement:
+    return Placement(form(nodes, replicas=replicas))
 
 
 class Side:
@@ -103,16 +103,17 @@ class Side:
 
 
 class Group:
-    """Nodes 1 to 3. ``cut`` holds pairs that cannot talk."""
+    """Nodes 1 to 3, or more. ``cut`` holds pairs that cannot talk."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodes: int = 3, quorums: Quorums | None = None) -> None:
+        quorums = quorums or Quorums(replicas=3)
         self.now_us = 1_000_000
         self.wire: list[tuple[int, int, Any]] = []
         self.cut: dict[frozenset[int], None] = {}
-        placement = _placement()
-        self.sides = {short: Side(self, short) for short in (1, 2, 3)}
+        placement = _placement(nodes, quorums.reads[ALL])
+        self.sides = {short: Side(self, short) for short in range(1, nodes + 1)}
         for side in self.sides.values():
-            side.coordinator.configure(placement, side.short, Quorums(replicas=3))
+            side.coordinator.configure(placement, side.short, quorums)
 
     def deliver(self) -> None:
         while self.wire:

@@ -7,11 +7,23 @@ import pytest
 from respkv.base.errors import CorruptionError
 from respkv.causality.record import encode
 from respkv.keyspace import keys
-from respkv.replication.levels import QUORUM
+from respkv.replication.levels import ALL, QUORUM, Quorums
+from respkv.replication.read_batch import READ_TIMEOUT_US
 from respkv.resp import errors
 from respkv.resp.reply import bulk
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import ALL_ENTRIES, FOREGROUND, IO_ERROR, Reads, WriteAcks, Writes
+from respkv.wire.messages import (
+    ALL_ENTRIES,
+    BUSY,
+    CORRUPT,
+    FOREGROUND,
+    IO_ERROR,
+    OK,
+    ReadResult,
+    Reads,
+    WriteAcks,
+    Writes,
+)
 from tests.unit.replication.quorum_rig import Group, Side
 
 
@@ -256,23 +268,24 @@ def rot(side: Side) -> None:
             fs.flip(path, offset, 1)
 
 
-def loaded() -> Group:
-    group, out = Group(), []
+def loaded(nodes: int = 3, quorums: Quorums | None = None) -> Group:
+    group, out = Group(nodes, quorums), []
     group.sides[1].set(b"k", b"v", out)
     group.sides[1].end_cycle()
     group.deliver()
     return group
 
 
-def ask(group: Group, internal: bytes, *, end: bytes = b"") -> Asker:
-    """Side 1 compares a key or a range at QUORUM."""
+def ask(group: Group, internal: bytes, *, end: bytes = b"", level: int = QUORUM) -> Asker:
+    """Side 1 compares a key or a range."""
     asker, coordinator = Asker(), group.sides[1].coordinator
+    asker.level = level
     if end:
-        coordinator.ask_range(asker, internal, end, QUORUM, group.now_us)
+        coordinator.ask_range(asker, internal, end, level, group.now_us)
     else:
         record = group.sides[1].replica.held(internal)
         assert record is not None
-        coordinator.ask(asker, internal, record[1:11], QUORUM)
+        coordinator.ask(asker, internal, record[1:11], level)
         coordinator.seal(group.now_us)
     return asker
 
@@ -335,6 +348,133 @@ def test_damage_at_one_of_two_that_were_asked_waits_for_the_other(fast: bool, da
         shown = {new: b"$3\r\nnew\r\n", known: b"$5\r\nknown\r\n"}
         assert out == [shown.get(number, bulk(b"v" * 500)) for number in range(40)]
     assert one.coordinator.reads.failed == 0 and not one.coordinator.busy()
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_no_other_takes_the_place_of_a_silent_replica_at_all(lost: bool) -> None:
+    """Replica 3 holds a newer value and says nothing: whoever answers for 2 cannot answer for 3 as well."""
+    group = loaded()
+    plant(group.sides[3], b"k", b"newest", by=group.sides[3])
+    asker = ask(group, KEY, level=ALL)
+    assert sorted(target for _, target, _ in group.wire) == [2, 3]
+    group.wire = [row for row in group.wire if row[1] != 3]
+    group.pass_us(60_000)
+    assert [row for row in group.wire if row[1] == 2 and isinstance(row[2], Reads)] == group.wire[:1] == group.wire
+    if lost:
+        group.part(1, 3)
+    group.deliver()
+    assert asker.failures if lost else not asker.resumed
+    group.pass_us(READ_TIMEOUT_US)
+    assert asker.failures[0] == errors.NO_REPLICAS and not group.sides[1].coordinator.busy()
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_a_substitute_is_none_who_answers_for_another(lost: bool) -> None:
+    """Five replicas, three for a quorum: two are asked, the first is silent, and what was acknowledged is at the two
+    that were not asked, and at the silent one."""
+    group = loaded(5, Quorums(replicas=5))
+    silent, asked, *others = group.sides[1].coordinator.others(keys.key_slot(KEY))
+    record = encode(1, group.sides[others[0]].rig.keyspace.stamp(), bulk(b"acknowledged"))
+    for short in (silent, *others):
+        group.sides[short].replica.apply(FOREGROUND, encode_entry(KEY, record), others[0])
+        group.sides[short].rig.commit()
+    asker = ask(group, KEY)
+    assert sorted(target for _, target, _ in group.wire) == sorted((silent, asked))
+    group.wire = [row for row in group.wire if row[1] != silent]
+    group.deliver()
+    if lost:
+        group.part(1, silent)
+    else:
+        group.pass_us(60_000)
+    ((_, substitute, _),) = group.wire
+    assert substitute in others
+    group.deliver()
+    assert asker.resumed == 1 and asker.changed and not asker.failures
+    assert stored(group.sides[1], b"k") == bulk(b"acknowledged")
+
+
+def held_at(group: Group, name: bytes, value: bytes) -> bytes:
+    """A value that all replicas hold; its key."""
+    internal = keys.record_key(0, name)
+    record = encode(1, group.sides[1].rig.keyspace.stamp(), bulk(value))
+    for side in group.sides.values():
+        side.replica.apply(FOREGROUND, encode_entry(internal, record), 1)
+        side.rig.commit()
+    return internal
+
+
+def ask_two(group: Group, names: tuple[bytes, bytes]) -> list[Asker]:
+    """Side 1 asks about two keys, one peer, and when it is silent another one; what went to them is lost."""
+    askers = []
+    for name in names:
+        asker, internal = Asker(), held_at(group, name, b"v")
+        record = group.sides[1].replica.held(internal)
+        assert record is not None
+        group.sides[1].coordinator.ask(asker, internal, record[1:11], QUORUM)
+        askers.append(asker)
+    group.sides[1].end_cycle()
+    group.pass_us(60_000)
+    return askers
+
+
+def test_what_is_left_to_a_second_one_that_hangs_is_asked_of_a_third() -> None:
+    group = Group(4, Quorums(replicas=4, reads=2, writes=3))
+    askers = ask_two(group, (b"{k}1", b"{k}2"))
+    (_, first, question), (_, second, _) = group.wire
+    group.wire.clear()
+    group.sides[1].receive(first, ReadResult(question.seq, OK, ((1, CORRUPT, b""),)))
+    assert askers[0].resumed == 1 and not askers[1].resumed
+    group.pass_us(60_000)
+    ((_, third, _),) = group.wire
+    assert third not in (first, second)
+    group.deliver()
+    assert [(asker.resumed, asker.waiting, asker.failures) for asker in askers] == [(1, 0, [])] * 2
+    assert not group.sides[1].coordinator.busy()
+
+
+def test_what_is_left_is_asked_of_replicas_of_that_alone() -> None:
+    """Two keys of different replicas: who has the second only may be asked once the first is known."""
+    group = Group(6, Quorums(replicas=4, reads=2, writes=3))
+    coordinator = group.sides[1].coordinator
+    by_others: dict[tuple[int, ...], bytes] = {}
+    for number in range(4000):
+        slot = keys.key_slot(keys.record_key(0, b"%d" % number))
+        if coordinator.mine[slot]:
+            by_others.setdefault(tuple(coordinator.others(slot)), b"%d" % number)
+    one, two = next(
+        (one, two)
+        for one in by_others
+        for two in by_others
+        if one[0] == two[0] and len(set(one[1:]) & set(two[1:])) == 1
+    )
+    askers = ask_two(group, (by_others[one], by_others[two]))
+    (_, first, question), (_, second, again) = group.wire
+    group.wire.clear()
+    group.sides[1].receive(first, ReadResult(question.seq, OK, ((1, CORRUPT, b""),)))
+    group.sides[1].receive(second, ReadResult(again.seq, BUSY))
+    assert [target for _, target, _ in group.wire] == [next(short for short in two if short not in (first, second))]
+    group.deliver()
+    assert [(asker.resumed, asker.waiting, asker.failures) for asker in askers] == [(1, 0, [])] * 2
+
+
+def test_a_refused_push_is_made_good_by_who_is_asked_about_the_rest() -> None:
+    """Of two that were asked the first cannot read one key and is behind with another, which it does not take."""
+    group = loaded()
+    names = (b"{k}1", b"{k}2")
+    first = group.sides[1].coordinator.others(keys.key_slot(keys.record_key(0, names[0])))[0]
+    askers = ask_two(group, names)
+    (_, _, question), (_, second, again) = group.wire
+    group.wire.clear()
+    old = encode(1, bytes(7) + b"\1" + bytes(2), bulk(b"old"))
+    group.sides[1].receive(first, ReadResult(question.seq, OK, ((0, OK, old), (1, CORRUPT, b""))))
+    ((_, target, push),) = group.wire
+    assert target == first and isinstance(push, Writes)
+    group.wire.clear()
+    group.sides[1].receive(first, WriteAcks((), ((push.seq, ALL_ENTRIES, IO_ERROR),)))
+    group.sides[second].receive(1, again)
+    group.deliver()
+    assert [(asker.waiting, asker.failures) for asker in askers] == [(0, [])] * 2
+    assert all(asker.resumed for asker in askers) and not group.sides[1].coordinator.busy()
 
 
 @pytest.mark.parametrize("end", [b"", keys.after(KEY)])
