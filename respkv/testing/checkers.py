@@ -201,6 +201,11 @@ class _Bounds:
         """From ``us`` on nothing below ``stamp`` may be read; operation ``number`` says so."""
         self._found.setdefault((key, name), []).append((us, stamp, number))
 
+    def note_read(self, key: bytes, name: bytes | None, operation: Operation, stamp: bytes) -> None:
+        """``add`` after ``at``."""
+        self.add(key, name, operation.end_us, stamp, operation.number)
+        self._ready.pop((key, name), None)
+
     def at(self, key: bytes, name: bytes | None, us: int) -> tuple[bytes, int]:
         """The greatest stamp of what had ended before ``us``, and whose it is."""
         best = (ZERO_STAMP, -1)
@@ -224,22 +229,25 @@ class _Bounds:
 
 def check_history(history: Sequence[Operation], evidence: Evidence, *, quorums: bool = True) -> list[str]:
     """Every value read was written; nothing refused was written; no expired value is read; with ``quorums``, whoever
-    reads at QUORUM or ALL sees what was acknowledged, or read, at QUORUM or ALL before it began."""
+    reads at QUORUM or ALL sees what was acknowledged, or read, at QUORUM or ALL before it began, and whoever reads at
+    ALL what was acknowledged at any level."""
     problems: list[str] = []
-    bounds = _Bounds()
+    bounds = {level: _Bounds() for level in _STRONG_ENOUGH}
     for operation in history:
         if operation.outcome == OK:
             for key, name, stamp in writes_of(operation, evidence):
                 if not stamp:
                     problems.append(f"acked: nothing of it is in any log: {operation!r}")
-                elif operation.level in _STRONG_ENOUGH:
-                    bounds.add(key, name, operation.end_us, stamp, operation.number)
+                else:
+                    bounds[ALL].add(key, name, operation.end_us, stamp, operation.number)
+                    if operation.level in _STRONG_ENOUGH:
+                        bounds[QUORUM].add(key, name, operation.end_us, stamp, operation.number)
         elif operation.outcome == FAILED:
             problems += _applied_though_failed(operation, evidence)
     reads = sorted((op for op in history if op.outcome == OK), key=lambda op: (op.end_us, op.number))
     for operation in reads:
         for key, name, value in reads_of(operation):
-            problems += _check_read(operation, key, name, value, evidence, bounds if quorums else None)
+            problems += _check_read(operation, key, name, value, evidence, bounds if quorums else {})
     return problems
 
 
@@ -249,11 +257,11 @@ def _check_read(
     name: bytes | None,
     value: bytes | None,
     evidence: Evidence,
-    bounds: _Bounds | None,
+    bounds: Mapping[int, _Bounds],
 ) -> list[str]:
     what = f"{key.decode('latin-1')}{'.' + name.decode('latin-1') if name is not None else ''}"
-    strong = operation.level in _STRONG_ENOUGH and bounds is not None
-    bound, number = bounds.at(key, name, operation.start_us) if strong and bounds is not None else (ZERO_STAMP, -1)
+    known = bounds.get(operation.level)
+    bound, number = known.at(key, name, operation.start_us) if known is not None else (ZERO_STAMP, -1)
     if value is None:
         if bound == ZERO_STAMP:
             return []
@@ -273,15 +281,9 @@ def _check_read(
     if not fresh:
         newest = max(v.stamp for v in alive)
         return [f"quorum read: {what} shows {newest.hex()}, older than #{number} at {bound.hex()}: {operation!r}"]
-    if strong and bounds is not None:
-        bounds_later = min(fresh)
-        _note_read(bounds, key, name, operation, bounds_later)
+    for each in bounds.values() if known is not None else ():
+        each.note_read(key, name, operation, min(fresh))
     return []
-
-
-def _note_read(bounds: _Bounds, key: bytes, name: bytes | None, operation: Operation, stamp: bytes) -> None:
-    bounds.add(key, name, operation.end_us, stamp, operation.number)
-    bounds._ready.pop((key, name), None)
 
 
 def _applied_though_failed(operation: Operation, evidence: Evidence) -> list[str]:

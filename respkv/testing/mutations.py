@@ -30,9 +30,10 @@ from respkv.node.node import Node
 from respkv.node.repair import Repair
 from respkv.node.ring_node import RingNode
 from respkv.replication.coordinator import Coordinator
-from respkv.replication.levels import EVENTUAL, QUORUM
+from respkv.replication.levels import ALL, EVENTUAL, QUORUM
+from respkv.replication.read_op import ReadSide
 from respkv.replication.replica import Replica
-from respkv.replication.rounds import WRITTEN, Round
+from respkv.replication.rounds import WRITTEN, Collector, Round
 from respkv.replication.write_op import WriteSide
 from respkv.resp import errors
 from respkv.storage.write_batch import encode_entry, iterate_payload
@@ -231,6 +232,16 @@ class _NoRepair(WriteSide):
         done(True)
 
 
+class _LonelyReads(ReadSide):
+    """Questions of one read do not know of each other: a substitute may be who answers another one."""
+
+    __slots__ = ()
+
+    def ask(self, collector: Collector, round_: Round | None, now_us: int) -> None:
+        collector.asked.clear()
+        super().ask(collector, round_, now_us)
+
+
 class _HastyRepair(Repair):
     """Graves may go after two seconds."""
 
@@ -400,6 +411,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "a QUORUM read leaves stale replicas stale", ("quorum read",), 40,
         _eager(_NET, lambda plan: _unrepaired(plan)),
     ),
+    "substitute-counted-twice": Mutation(
+        "who is asked in place of a slow replica may have been asked already", ("quorum read",), 20,
+        _eager(("partition", "clog", "slow_links"), lambda plan: _hedging(plan)),
+    ),
     "purge-by-age": Mutation(
         "graves are dropped when they are old", ("log", "quorum read", "settled", "last write"), 10,
         _eager(("partition",), _hasty),
@@ -457,6 +472,15 @@ def _unrepaired(plan: Plan) -> None:
     plan.mix.pause_us = (10_000, 100_000)
     plan.clients, plan.kinds, plan.skew_us = 8, ("partition",), 0
     _swap(lambda ring: ring.coordinator.writes, _NoRepair)(plan)
+
+
+def _hedging(plan: Plan) -> None:
+    # What one replica alone has been told, and others that take long to answer.
+    plan.directives["hints-max-bytes"] = "1"
+    plan.mix.weights, plan.mix.levels = {"set": 1, "get": 6}, {EVENTUAL: 1, ALL: 3}
+    plan.mix.pause_us = (5_000, 60_000)
+    plan.clients = 8
+    _swap(lambda ring: ring.coordinator.reads, _LonelyReads)(plan)
 
 
 def _writing(plan: Plan) -> None:

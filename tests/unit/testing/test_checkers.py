@@ -71,6 +71,17 @@ class History:
         return checkers.check_history(self.operations, evidence) + checkers.check_once(self.operations, evidence)
 
 
+def test_a_read_at_all_sees_what_was_acknowledged_at_any_level() -> None:
+    history = History().do(b"SET", b"s1", b"<1>", logged={S1: string(1, b"<1>")})
+    history.do(b"SET", b"s1", b"<2>", level=EVENTUAL, logged={S1: string(2, b"<2>")})
+    history.do(b"GET", b"s1", reply=b"<1>", level=EVENTUAL).do(b"GET", b"s1", reply=b"<1>")
+    assert history.check() == []
+    history.do(b"GET", b"s1", reply=b"<2>", level=ALL)
+    assert history.check() == []
+    history.do(b"GET", b"s1", reply=b"<1>", level=ALL)
+    assert [problem[:11] for problem in history.check()] == ["quorum read"]
+
+
 def test_a_read_after_an_acknowledged_write_sees_it_or_something_newer() -> None:
     history = History().do(b"SET", b"s1", b"<1>", logged={S1: string(1, b"<1>")})
     history.do(b"GET", b"s1", reply=b"<1>")
