@@ -184,6 +184,17 @@ def test_roots_are_counted_by_one_watermark() -> None:
     assert answers[0][1] == answers[0][2] and answers[0][2]["mark"] == b"%d" % (mark + 1), "and so has the asked one"
 
 
+@pytest.mark.parametrize("mark", [b"", b"x", b"-1", b"%d" % (1 << 64), b"9" * 5000])
+def test_a_watermark_that_is_none_is_not_adopted(mark: bytes) -> None:
+    net = Net(2, replicas=2, interval_us=NEVER_US)
+    settled(net)
+    watch, marks = net.nodes[1].watch, net.nodes[1].repair.watermarks.marks
+    watch._adopt(SLOT, mark)
+    assert marks[SLOT] == 0
+    watch._adopt(SLOT, b"%d" % ((1 << 64) - 1))
+    assert marks[SLOT] == (1 << 64) - 1
+
+
 def test_sums_that_are_not_known_are_told_as_such_after_a_while() -> None:
     net = Net(2, replicas=2, interval_us=NEVER_US)
     settled(net)

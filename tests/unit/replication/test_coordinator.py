@@ -359,7 +359,7 @@ def test_no_other_takes_the_place_of_a_silent_replica_at_all(lost: bool) -> None
     assert sorted(target for _, target, _ in group.wire) == [2, 3]
     group.wire = [row for row in group.wire if row[1] != 3]
     group.pass_us(60_000)
-    assert [row for row in group.wire if row[1] == 2 and isinstance(row[2], Reads)] == group.wire[:1] == group.wire
+    assert [target for _, target, _ in group.wire] == [2], "the question that it was asked at first"
     if lost:
         group.part(1, 3)
     group.deliver()
@@ -393,23 +393,15 @@ def test_a_substitute_is_none_who_answers_for_another(lost: bool) -> None:
     assert stored(group.sides[1], b"k") == bulk(b"acknowledged")
 
 
-def held_at(group: Group, name: bytes, value: bytes) -> bytes:
-    """A value that all replicas hold; its key."""
-    internal = keys.record_key(0, name)
-    record = encode(1, group.sides[1].rig.keyspace.stamp(), bulk(value))
-    for side in group.sides.values():
-        side.replica.apply(FOREGROUND, encode_entry(internal, record), 1)
-        side.rig.commit()
-    return internal
-
-
 def ask_two(group: Group, names: tuple[bytes, bytes]) -> list[Asker]:
-    """Side 1 asks about two keys, one peer, and when it is silent another one; what went to them is lost."""
+    """Side 1 asks one peer about two keys that all hold, and another one when that is silent. Both questions wait."""
     askers = []
     for name in names:
-        asker, internal = Asker(), held_at(group, name, b"v")
-        record = group.sides[1].replica.held(internal)
-        assert record is not None
+        asker, internal = Asker(), keys.record_key(0, name)
+        record = encode(1, group.sides[1].rig.keyspace.stamp(), bulk(b"v"))
+        for side in group.sides.values():
+            side.replica.apply(FOREGROUND, encode_entry(internal, record), 1)
+            side.rig.commit()
         group.sides[1].coordinator.ask(asker, internal, record[1:11], QUORUM)
         askers.append(asker)
     group.sides[1].end_cycle()
