@@ -317,16 +317,19 @@ class LeafSums:
         self._graves.setdefault(slot, bytearray()).extend(entry)
         self._graves_held += 1
 
-    def advance(self, raised: Iterable[tuple[int, int]]) -> None:
-        """The purge watermarks (HLC values) of some slots rise: graves below them leave the sums. O(slots + graves)."""
+    def advance(self, raised: Iterable[int]) -> None:
+        """The purge watermarks (``rule.marks``) of some slots have grown: graves below them leave the sums.
+
+        O(slots + their graves), O(1) where there are no graves at all.
+        """
         marks, graves, forgotten = self.rule.marks, self._graves, self._forgotten
-        for slot, mark in raised:
-            if mark > marks[slot]:
-                marks[slot] = mark
-                if slot in forgotten:
-                    self.exact = False
-                elif slot in graves:
-                    self._bury(slot, mark)
+        if not graves and not forgotten:
+            return
+        for slot in raised:
+            if slot in forgotten:
+                self.exact = False
+            elif slot in graves:
+                self._bury(slot, marks[slot])
 
     def _bury(self, slot: int, mark: int) -> None:
         """Take graves of a slot out, those below ``mark``."""
@@ -386,11 +389,7 @@ class LeafSums:
         self._graves_held = sum(map(len, self._graves.values())) // GRAVE.size
         self._forgotten = dict.fromkeys(result["forgotten"])
         self.exact = True
-        marks = self.rule.marks
-        raised = [(slot, now) for slot, (now, then) in enumerate(zip(marks, walked)) if now > then]
-        for slot, _ in raised:
-            marks[slot] = walked[slot]
-        self.advance(raised)
+        self.advance([slot for slot, (now, then) in enumerate(zip(self.rule.marks, walked)) if now > then])
         self._begin_parts()
         return True
 

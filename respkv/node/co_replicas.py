@@ -18,7 +18,7 @@ from respkv.wire.messages import Facts
 class CoReplicas:
     """``anti_entropy.Neighbours`` of one placement. Empty before ``follow``: this node owns nothing yet."""
 
-    __slots__ = ("_co", "_facts", "_hints", "_live", "_shared", "me", "owned", "peers", "placement")
+    __slots__ = ("_co", "_facts", "_groups", "_hints", "_live", "_shared", "me", "owned", "peers", "placement")
 
     def __init__(self, hints: HintStore, live: Callable[[int], bool], facts: Callable[[int], Facts | None]) -> None:
         self._hints = hints
@@ -29,7 +29,9 @@ class CoReplicas:
         self.owned: Sequence[int] = ()
         #: co-replicas of any slot, ascending
         self.peers: tuple[int, ...] = ()
-        self._shared: dict[int, list[int]] = {}
+        self._shared: dict[int, dict[int, None]] = {}
+        #: co-replicas, ascending -> the slots that have just these
+        self._groups: dict[tuple[int, ...], list[int]] = {}
         #: group -> the other replicas
         self._co: list[tuple[int, ...]] = []
 
@@ -38,10 +40,12 @@ class CoReplicas:
         self.placement, self.me = placement, me
         self.owned = placement.owned(me)
         self._co = [tuple(short for short in group if short != me) if me in group else () for group in placement.groups]
-        self._shared = {}
+        self._shared, self._groups = {}, {}
         for first, last, group in placement.ranges:
+            slots = range(first, last + 1)
             for peer in self._co[group]:
-                self._shared.setdefault(peer, []).extend(range(first, last + 1))
+                self._shared.setdefault(peer, {}).update(dict.fromkeys(slots))
+            self._groups.setdefault(tuple(sorted(self._co[group])), []).extend(slots)
         self.peers = tuple(sorted(self._shared))
 
     def alive(self) -> Sequence[int]:
@@ -55,8 +59,11 @@ class CoReplicas:
         """Whether this node is a natural replica of a slot."""
         return self.placement is not None and self.me in self.placement.table[slot]
 
-    def shared(self, peer: int) -> Sequence[int]:
-        return self._shared.get(peer, ())
+    def shared(self, peer: int) -> dict[int, None]:
+        return self._shared.get(peer, {})
+
+    def groups(self, peer: int) -> Sequence[tuple[Sequence[int], Sequence[int]]]:
+        return [(peers, slots) for peers, slots in self._groups.items() if peer in peers]
 
     def co_replicas(self, slot: int) -> Sequence[int]:
         assert self.placement is not None

@@ -40,8 +40,11 @@ class Neighbours(Protocol):
     def alive(self) -> Sequence[int]:
         """Co-replicas of any slot that can be reached, ascending."""
 
-    def shared(self, peer: int) -> Sequence[int]:
-        """Slots of which both are natural replicas, ascending."""
+    def shared(self, peer: int) -> dict[int, None]:
+        """Slots of which both are natural replicas, ascending. Not to be changed."""
+
+    def groups(self, peer: int) -> Sequence[tuple[Sequence[int], Sequence[int]]]:
+        """The same by what other replicas they have: (these with ``peer``, the slots of just these)."""
 
     def co_replicas(self, slot: int) -> Sequence[int]:
         """The other natural replicas of a slot."""
@@ -132,7 +135,7 @@ class AntiEntropy:
         if any(known == peer for known, _ in self._sessions):
             return False
         shared = self._neighbours.shared(peer)
-        wanted = shared if slots is None else [slot for slot in slots if slot in dict.fromkeys(shared)]
+        wanted = shared if slots is None else {slot: None for slot in slots if slot in shared}
         if not wanted:
             return False
         self._count += 1
@@ -222,9 +225,15 @@ class AntiEntropy:
             self.aborted += 1
             return
         self.completed += 1
-        equal = [slot for slot in session.equal_slots() if slot not in changed]
-        self._watermarks.ended_equal(session.peer, equal, session.cut)
-        self._watermarks.raise_all(equal, self._neighbours.co_replicas)
+        peer, watermarks, neighbours = session.peer, self._watermarks, self._neighbours
+        different = {**session.different, **changed}
+        if session.complete:
+            watermarks.ended_complete(peer, session.cut, different)
+            watermarks.raise_groups(neighbours.groups(peer))
+        else:
+            equal = [slot for slot in session.checked if slot not in different]
+            watermarks.ended_equal(peer, equal, session.cut)
+            watermarks.raise_groups([(neighbours.co_replicas(slot), (slot,)) for slot in equal])
 
     def _drop(self, place: tuple[int, int]) -> dict[int, None]:
         del self._sessions[place], self._last_us[place]

@@ -30,7 +30,7 @@ A step reads first (which may raise ReadMiss) and changes only then: after a mis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
@@ -74,7 +74,7 @@ class Store(Protocol):
     def ready(self) -> bool:
         """True when the sums describe all that is stored now."""
 
-    def group_sums(self, slots: Sequence[int]) -> tuple[int, ...]: ...
+    def group_sums(self, slots: Collection[int]) -> tuple[int, ...]: ...
 
     def root(self, slot: int) -> int: ...
 
@@ -159,16 +159,16 @@ class Session:
     """What both sides of a session have in common. ``step`` is called until it answers False."""
 
     __slots__ = (
-        "_mark", "_next_seq", "_outgoing", "_sending", "_store", "_watermarks", "checked", "counters", "cut",
-        "different", "differing", "done", "id", "inbox", "keys_spent", "limits", "now_ms", "peer", "sent", "slots",
-        "status",
+        "_mark", "_next_seq", "_outgoing", "_sending", "_store", "_watermarks", "checked", "complete", "counters",
+        "cut", "different", "differing", "done", "id", "inbox", "keys_spent", "limits", "now_ms", "peer", "sent",
+        "slots", "status",
     )  # fmt: skip
 
     def __init__(
         self,
         peer: int,
         session: int,
-        slots: Sequence[int],
+        slots: dict[int, None],
         cut: int,
         *,
         store: Store,
@@ -189,6 +189,8 @@ class Session:
         self.different: dict[int, None] = {}
         #: slots that were compared
         self.checked: dict[int, None] = {}
+        #: these are all slots that are shared with the peer
+        self.complete = False
         #: slots whose roots differed, known to the initiator alone, and records sent to the peer
         self.differing = self.sent = 0
         self.done = False
@@ -209,10 +211,6 @@ class Session:
         taken, self._outgoing = self._outgoing, []
         return taken
 
-    def equal_slots(self) -> list[int]:
-        """Slots that ended with nothing old different; for a finished session."""
-        return [slot for slot in self.slots if slot in self.checked and slot not in self.different]
-
     def step(self) -> bool:
         """Do one piece of work; False when there is nothing to do now. May raise ReadMiss."""
         raise AssertionError("sessions are initiators or responders")
@@ -223,7 +221,7 @@ class Session:
     def _take_floors(self, message: Floors) -> None:
         """Merge a peer's floors, and its watermarks where both own the slot."""
         self._store.raise_floors(message.floors)
-        self._watermarks.adopt_shared(message.watermarks, dict.fromkeys(self.slots))
+        self._watermarks.adopt_shared(message.watermarks, self.slots)
 
     def _list(self, slot: int, leaf: int, after: bytes, limit: int = _KEYS_AT_ONCE) -> Listing:
         wanted = None if leaf == ALL_LEAVES else leaf
@@ -257,7 +255,7 @@ class Session:
 class Initiator(Session):
     """The side that asked for the session. ``complete``: all slots shared with the peer are to be compared."""
 
-    __slots__ = ("_begun", "_ending", "_piece_after", "_roots_sent", "_tasks", "_todo", "_waiting", "complete")
+    __slots__ = ("_begun", "_ending", "_piece_after", "_roots_sent", "_tasks", "_todo", "_waiting")
 
     def __init__(self, *args: object, complete: bool = True, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
@@ -298,13 +296,12 @@ class Initiator(Session):
         elif isinstance(message, TreeSlots):
             if not self._store.ready():
                 return False
-            owned = dict.fromkeys(self.slots)
             for slot, root in message.roots:
-                if slot in owned and self._store.root(slot) != root:
+                if slot in self.slots and self._store.root(slot) != root:
                     self._todo.append(slot)
             self.differing = len(self._todo)
             self.counters.slots_differing += self.differing
-            self.checked = owned
+            self.checked = self.slots
             self._mark = self._store.appended()
             self._waiting = False
         elif isinstance(message, TreeLeaves):
@@ -398,8 +395,8 @@ class Responder(Session):
                 return False
             mine = self._store.group_sums(self.slots)
             groups = {group: None for group, total in enumerate(message.groups) if total != mine[group]}
-            slots = [slot for slot in self.slots if slot >> 7 in groups]
-            self.checked = dict.fromkeys(slot for slot in self.slots if slot >> 7 not in groups)
+            slots = [slot for slot in self.slots if slot >> 7 in groups] if groups else []
+            self.checked = {slot: None for slot in self.slots if slot >> 7 not in groups} if groups else self.slots
             self._mark = self._store.appended()
             self._outgoing.append(TreeSlots(self.id, tuple((slot, self._store.root(slot)) for slot in slots)))
         elif isinstance(message, TreeLeaves):
@@ -455,7 +452,7 @@ class Responder(Session):
             return False
         if status == OK:
             # What the initiator did not ask the keys of, it found equal.
-            self.checked = dict.fromkeys(self.slots)
+            self.checked, self.complete = self.slots, True
         if self.different:
             self._outgoing.append(TreeSlots(self.id, tuple((slot, 0) for slot in self.different)))
         self._outgoing.append(TreeEnd(self.id, OK))

@@ -1,24 +1,24 @@
 """The hash tree over a node's leaf sums, and the data behind it, as anti-entropy asks for them.
 
 Three levels above the records: 64 *leaves* a slot (``keyspace/leaf_rule`` says what they sum), the *root* of a slot,
-xxh3_64 of its leaves (64 u64 little-endian, seed = slot), and 128 *group sums*, each the sum mod 2^64 of the roots of
-those slots of the group (slot // 128) that both sides own. Nothing above the leaves is stored: all 16384 roots
-cost about 5 ms, once per session.
+xxh3_64 of its leaves (64 u64 little-endian, seed = slot), and 128 *group sums*, each the xxh3_64 of all leaves of those
+slots of the group (slot // 128) that both sides own (the slots ascending, seed = group). Nothing above the leaves is
+stored: the group sums of all slots cost about 2 ms, once per session.
 """
 
 from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from respkv.base.errors import ReadMiss
 from respkv.base.slots import SLOT_COUNT
 from respkv.keyspace import keys
-from respkv.keyspace.leaf_rule import LEAF_BITS, MASK
+from respkv.keyspace.leaf_rule import LEAF_BITS
 from respkv.keyspace.leaf_walk import Listing, list_slot
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from respkv.storage.engine import Engine
 
 GROUPS: Final = 128
-GROUP_SLOTS: Final = SLOT_COUNT // GROUPS
 _GROUP_BITS: Final = 7
 _LEAF_BYTES: Final = 8 << LEAF_BITS
 
@@ -44,17 +43,19 @@ def slot_root(cells: array[int], slot: int) -> int:
     return xxh3_64_intdigest(memoryview(cells).cast("B")[slot * _LEAF_BYTES : (slot + 1) * _LEAF_BYTES], slot)
 
 
-def group_sums(cells: array[int], slots: Sequence[int]) -> tuple[int, ...]:
-    """The 128 sums over the roots of ``slots``. 0.3 to 0.5 us a slot."""
+def group_sums(cells: array[int], slots: Collection[int]) -> tuple[int, ...]:
+    """The 128 sums over the leaves of ``slots``, which ascend. 0.3 us a slot, 0.1 where all are asked for."""
     if sys.byteorder == "big":
         cells = cells[:]
         cells.byteswap()
     leaves = memoryview(cells).cast("B")
-    sums = [0] * GROUPS
+    if len(slots) == SLOT_COUNT:
+        size = len(leaves) // GROUPS
+        return tuple(xxh3_64_intdigest(leaves[at * size : (at + 1) * size], at) for at in range(GROUPS))
+    sums = [xxh3_64(seed=group) for group in range(GROUPS)]
     for slot in slots:
-        at = slot * _LEAF_BYTES
-        sums[slot >> _GROUP_BITS] += xxh3_64_intdigest(leaves[at : at + _LEAF_BYTES], slot)
-    return tuple(value & MASK for value in sums)
+        sums[slot >> _GROUP_BITS].update(leaves[slot * _LEAF_BYTES : (slot + 1) * _LEAF_BYTES])
+    return tuple(each.intdigest() for each in sums)
 
 
 class MerkleStore:
@@ -73,7 +74,7 @@ class MerkleStore:
         """True when the sums describe all that is stored now."""
         return self.sums.is_exact()
 
-    def group_sums(self, slots: Sequence[int]) -> tuple[int, ...]:
+    def group_sums(self, slots: Collection[int]) -> tuple[int, ...]:
         return group_sums(self.sums.cells, slots)
 
     def root(self, slot: int) -> int:

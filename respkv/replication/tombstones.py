@@ -8,7 +8,8 @@ tombstone_gc=repair, Riak's reap with all primaries up.
 How P moves. An anti-entropy session with one co-replica that ends equal for a slot proves equality with *that* peer
 for stamps below the session's *cut*: its start minus a propagation delay (writes in flight), and not above the oldest
 hint that any member still holds (writes that wait). Per slot and co-replica the highest cut is kept; P is the least
-of them, over all natural co-replicas. A peer that cannot be reached ends no session, so P stands still.
+of them, over all natural co-replicas. A peer that cannot be reached ends no session, so P stands still. Nearly all
+slots share one cut, so it is kept once a peer, with the slots that differ beside it (``_Equal``).
 
 A session is announced by ``session_began``: an old record that arrives while it runs, from elsewhere, may have come
 after the comparison, so its slot proves nothing (``session_ended`` names such slots).
@@ -31,7 +32,7 @@ Body: ``version u8 = 1 | repeated: first slot u16be, last slot u16be, hlc u64be`
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Collection, Container, Iterable, Sequence
 from typing import Final
 
 from respkv.base.errors import FormatError
@@ -56,21 +57,53 @@ def cut_of(start_ms: int, oldest_hint: bytes, delay_ms: int = PROPAGATION_MS) ->
     return min(cut, int.from_bytes(oldest_hint[:8], "big")) if oldest_hint else cut
 
 
+class _Equal:
+    """Below which stamps one co-replica is known to have what we have: ``common``, and ``apart`` for single slots."""
+
+    __slots__ = ("apart", "common")
+
+    def __init__(self) -> None:
+        self.common = 0
+        self.apart: dict[int, int] = {}
+
+    def get(self, slot: int) -> int:
+        return self.apart.get(slot, self.common)
+
+    def lower(self, slot: int, cut: int) -> None:
+        self.apart[slot] = cut
+
+    def grow(self, slots: Iterable[int], cut: int) -> None:
+        """Some slots are equal below ``cut``."""
+        for slot in slots:
+            if cut > self.get(slot):
+                self.apart[slot] = cut
+
+    def grow_all(self, cut: int, but: Collection[int]) -> None:
+        """All slots are, ``but`` some. O(slots apart)."""
+        if cut <= self.common:
+            self.grow([slot for slot in self.apart if slot not in but], cut)
+            return
+        stay = {slot: self.get(slot) for slot in but}
+        self.apart = {**{slot: higher for slot, higher in self.apart.items() if higher > cut}, **stay}
+        self.common = cut
+
+
 class PurgeWatermarks:
     """P of every slot, and what it is derived from.
 
-    ``advance([(slot, hlc)])`` is called when P of some slots has grown: leaf sums take the graves below it out.
+    ``marks`` holds P as HLC values and may be shared with who reads it; nobody else changes it. ``advance(slots)`` is
+    called when P of these slots has grown: leaf sums take the graves below it out.
     """
 
     __slots__ = (
         "_advance", "_cuts", "_highest_mark", "_newest_cut", "_open", "advances", "lowered", "marks", "refused",
     )  # fmt: skip
 
-    def __init__(self, advance: Callable[[list[tuple[int, int]]], None]) -> None:
+    def __init__(self, marks: array[int], advance: Callable[[Sequence[int]], None]) -> None:
         self._advance = advance
-        self.marks = array("Q", bytes(8 * SLOT_COUNT))
-        #: co-replica (short id) -> by slot, below which stamps it is known to have what we have
-        self._cuts: dict[int, array[int]] = {}
+        self.marks = marks
+        #: by co-replica (short id)
+        self._cuts: dict[int, _Equal] = {}
         #: no cut lies above it: newer records need no look
         self._newest_cut = 0
         self._highest_mark = 0
@@ -100,65 +133,64 @@ class PurgeWatermarks:
         return self._open.pop(session)[2]
 
     def ended_equal(self, peer: int, slots: Iterable[int], cut: int) -> None:
-        """A session with ``peer`` ended with nothing old different in ``slots``. Call ``raise_all`` after it."""
-        cuts = self._cuts.get(peer)
-        if cuts is None:
-            cuts = self._cuts[peer] = array("Q", bytes(8 * SLOT_COUNT))
-        for slot in slots:
-            if cut > cuts[slot]:
-                cuts[slot] = cut
+        """A session with ``peer`` ended with nothing old different in ``slots``. Call ``raise_groups`` after it."""
+        self._cuts.setdefault(peer, _Equal()).grow(slots, cut)
         self._newest_cut = max(self._newest_cut, cut)
 
-    def raise_all(self, slots: Iterable[int], co_replicas: Callable[[int], Sequence[int]]) -> int:
-        """Let P grow where all co-replicas of a slot are known to be equal; how many slots moved. 0.5 us a slot.
+    def ended_complete(self, peer: int, cut: int, but: Collection[int]) -> None:
+        """The same of all slots that are shared with ``peer``, ``but`` some. O(slots in which something is special)."""
+        self._cuts.setdefault(peer, _Equal()).grow_all(cut, but)
+        self._newest_cut = max(self._newest_cut, cut)
 
-        ``co_replicas(slot)``: the other natural replicas. None of them (a ring of one): use ``raise_alone``.
+    def raise_groups(self, groups: Iterable[tuple[Sequence[int], Sequence[int]]]) -> int:
+        """Let P grow where all co-replicas of a slot are known to be equal; how many slots moved. 0.1 us a slot.
+
+        ``groups``: (co-replicas, their slots). No co-replicas (a ring of one) prove nothing: use ``raise_alone``.
         """
-        groups: dict[tuple[int, ...], list[int]] = {}
-        latest: Sequence[int] | None = None
-        for slot in slots:
-            peers = co_replicas(slot)
-            if peers is not latest:
-                latest, group = peers, groups.setdefault(tuple(peers), [])
-            group.append(slot)
-        moved = 0
-        for peers, group in groups.items():
+        grown: list[int] = []
+        for peers, slots in groups:
             cuts = [self._cuts[peer] for peer in peers if peer in self._cuts]
-            if peers and len(cuts) == len(peers):
-                known = [[each[slot] for slot in group] for each in cuts]
-                moved += self._raise(list(zip(group, map(min, *known) if len(known) > 1 else known[0])))
-        return moved
+            if not cuts or len(cuts) < len(peers):
+                continue
+            if any(each.apart for each in cuts):
+                for slot in slots:
+                    self._raise((slot,), min([each.get(slot) for each in cuts]), grown)
+            else:
+                self._raise(slots, min(each.common for each in cuts), grown)
+        return self._tell(grown)
 
     def raise_alone(self, slots: Iterable[int], now: int) -> int:
         """The only replica of ``slots`` needs nobody's consent: P is now (an HLC value)."""
-        return self._raise([(slot, now) for slot in slots])
+        return self._tell(self._raise(slots, now, []))
 
     def adopt(self, first: int, last: int, mark: int) -> int:
         """A co-replica of the same ring epoch has this P for a range of slots; how many of ours grew."""
-        return self._raise([(slot, mark) for slot in range(first, last + 1)])
+        return self._tell(self._raise(range(first, last + 1), mark, []))
 
     def adopt_shared(self, ranges: Iterable[tuple[int, int, int]], shared: Container[int]) -> int:
-        """``adopt`` of many ranges, which may overlap, for those of their slots that are shared with the co-replica."""
-        highest: dict[int, int] = {}
+        """``adopt`` of many ranges, for those of their slots that are shared with the co-replica."""
+        grown: list[int] = []
         for first, last, mark in ranges:
-            for slot in range(first, last + 1):
-                if slot in shared and mark > highest.get(slot, 0):
-                    highest[slot] = mark
-        return self._raise(list(highest.items()))
+            self._raise([slot for slot in range(first, last + 1) if slot in shared], mark, grown)
+        return self._tell(list(dict.fromkeys(grown)))
 
-    def _raise(self, wanted: list[tuple[int, int]]) -> int:
-        """Let P of slots grow to that much, where it is less."""
-        marks, raised = self.marks, []
-        for pair in wanted:
-            slot, mark = pair
-            if mark > marks[slot]:
-                marks[slot] = mark
-                raised.append(pair)
-        if raised:
-            self._highest_mark = max(self._highest_mark, max(mark for _, mark in raised))
-            self.advances += len(raised)
-            self._advance(raised)
-        return len(raised)
+    def _raise(self, slots: Iterable[int], mark: int, grown: list[int]) -> list[int]:
+        """Let P of ``slots`` grow to ``mark``, where it is less; they are added to ``grown``. ``_tell`` must follow."""
+        marks = self.marks
+        lower = [slot for slot in slots if marks[slot] < mark]
+        for slot in lower:
+            marks[slot] = mark
+        if lower:
+            self._highest_mark = max(self._highest_mark, mark)
+            grown += lower
+        return grown
+
+    def _tell(self, grown: list[int]) -> int:
+        """P of these slots has grown."""
+        if grown:
+            self.advances += len(grown)
+            self._advance(grown)
+        return len(grown)
 
     def old_record_applied(self, slot: int, stamp: bytes, source: int | None) -> None:
         """A record changed what we hold. ``source``: the co-replica it came from in repair, None for others.
@@ -169,8 +201,8 @@ class PurgeWatermarks:
         if hlc >= self._newest_cut:
             return
         for peer, cuts in self._cuts.items():
-            if peer != source and cuts[slot] > hlc:
-                cuts[slot] = hlc
+            if peer != source and cuts.get(slot) > hlc:
+                cuts.lower(slot, hlc)
                 self.lowered += 1
         for peer, cut, changed in self._open.values():
             if peer != source and hlc < cut:
@@ -184,7 +216,7 @@ class PurgeWatermarks:
         """The preference lists of ``slots`` are others: what was proved with the old ones no longer counts."""
         for slot in slots:
             for cuts in self._cuts.values():
-                cuts[slot] = 0
+                cuts.lower(slot, 0)
 
     # -- judging -----------------------------------------------------------------------------------
 
@@ -198,12 +230,14 @@ class PurgeWatermarks:
 
     # -- plain forms -------------------------------------------------------------------------------
 
-    def ranges(self, slots: Sequence[int] | None = None) -> tuple[tuple[int, int, int], ...]:
+    def ranges(self, slots: Collection[int] | None = None) -> tuple[tuple[int, int, int], ...]:
         """(first, last, P) of ascending slots that have a P, all or the given ascending ones."""
         marks = self.marks
-        asked = range(SLOT_COUNT) if slots is None else slots
+        asked = range(SLOT_COUNT) if slots is None else list(slots)
         if not asked:
             return ()
+        if len(asked) == SLOT_COUNT and marks == array("Q", marks[:1]) * SLOT_COUNT:
+            return ((0, SLOT_COUNT - 1, marks[0]),) if marks[0] else ()
         held = [marks[slot] for slot in asked]
         ends = [
             at
@@ -245,4 +279,5 @@ class PurgeWatermarks:
     def check_invariants(self) -> None:
         """No cut lies above ``_newest_cut``."""
         for cuts in self._cuts.values():
-            assert len(cuts) == SLOT_COUNT and max(cuts) <= self._newest_cut
+            assert max(cuts.common, *cuts.apart.values(), 0) <= self._newest_cut
+            assert all(0 <= slot < SLOT_COUNT for slot in cuts.apart)

@@ -437,8 +437,8 @@ def test_another_ring_ends_sessions_and_voids_what_was_proved() -> None:
     table = Placement(form(4)).table
     moved = [slot for slot in range(SLOT_COUNT) if sorted(table[slot]) != [1, 2, 3]]
     stay = next(slot for slot in range(SLOT_COUNT) if sorted(table[slot]) == [1, 2, 3])
-    assert moved and all(array[slot] == 0 for array in cuts.values() for slot in moved)
-    assert marks == list(one.watermarks.marks) and any(array[stay] for array in cuts.values())
+    assert moved and all(each.get(slot) == 0 for each in cuts.values() for slot in moved)
+    assert marks == list(one.watermarks.marks) and any(each.get(stay) for each in cuts.values())
 
 
 def test_no_more_sessions_than_allowed() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
@@ -69,12 +69,20 @@ class LeafRig(Rig):
                 request.install(request.read())
 
     def purge_through(self, hlc: int, slots: list[int]) -> None:
-        self.leaf.advance((slot, hlc) for slot in slots)
+        self.raise_marks(dict.fromkeys(slots, hlc))
+
+    def raise_marks(self, marks: Mapping[int, int]) -> None:
+        """The purge watermarks are these now, where they were lower."""
+        held = self.leaf.rule.marks
+        grown = {slot: mark for slot, mark in marks.items() if mark > held[slot]}
+        for slot, mark in grown.items():
+            held[slot] = mark
+        self.leaf.advance(grown)
 
     def restart(self, *, crash: bool = False) -> None:
         marks = self.leaf.rule.marks
         super().restart(crash=crash)
-        self.leaf.advance(enumerate(marks))
+        self.raise_marks(dict(enumerate(marks)))
 
     def put(self, internal: bytes, record: bytes) -> None:
         """A record as a replica writes it."""

@@ -36,7 +36,7 @@ class Replica:
         self.seq = 0
         self.applied = 0
         self.crash_epoch = 0
-        self.watermarks = PurgeWatermarks(self.rig.leaf.advance)
+        self.watermarks = PurgeWatermarks(self.rig.leaf.rule.marks, self.rig.leaf.advance)
         self.store = MerkleStore(self.rig.engine, self.rig.keyspace.floors, self.rig.leaf, self.raise_floor)
         self.repair = AntiEntropy(
             short,
@@ -58,8 +58,11 @@ class Replica:
     def alive(self) -> Sequence[int]:
         return [peer for peer in self.group.replicas if peer != self.short and self.group.linked(self.short, peer)]
 
-    def shared(self, peer: int) -> Sequence[int]:
-        return self.group.slots
+    def shared(self, peer: int) -> dict[int, None]:
+        return dict.fromkeys(self.group.slots)
+
+    def groups(self, peer: int) -> Sequence[tuple[Sequence[int], Sequence[int]]]:
+        return [(self.co_replicas(0), self.group.slots)]
 
     def co_replicas(self, slot: int) -> Sequence[int]:
         return [peer for peer in self.group.replicas if peer != self.short]

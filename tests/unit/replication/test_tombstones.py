@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -17,13 +18,17 @@ START_MS = 1_700_000_000_000
 
 
 class Watched(PurgeWatermarks):
-    """Remembers what it told the leaf sums."""
+    """Remembers what it told the leaf sums: slots and the watermarks that they had by then."""
 
     __slots__ = ("told",)
 
     def __init__(self) -> None:
         self.told: list[tuple[int, int]] = []
-        super().__init__(self.told.extend)
+        super().__init__(array("Q", bytes(8 * SLOT_COUNT)), self.tell)
+
+    def tell(self, slots: Sequence[int]) -> None:
+        assert len(set(slots)) == len(slots)
+        self.told += [(slot, self.marks[slot]) for slot in slots]
 
 
 def test_a_cut_lies_a_delay_before_the_start_and_not_above_hints() -> None:
@@ -37,14 +42,14 @@ def test_a_cut_lies_a_delay_before_the_start_and_not_above_hints() -> None:
 def test_the_least_of_all_peers_decides() -> None:
     marks = Watched()
     marks.ended_equal(2, [7, 8], 100)
-    assert marks.raise_all([7, 8, 9], lambda slot: [2, 3]) == 0
+    assert marks.raise_groups([([2, 3], [7, 8, 9])]) == 0
     marks.ended_equal(3, [7], 90)
-    assert marks.raise_all([7, 8, 9], lambda slot: [2, 3]) == 1
+    assert marks.raise_groups([([2, 3], [7, 8, 9])]) == 1
     assert marks.told == [(7, 90)] and marks.get(7) == pack_stamp(90, 0) and marks.get(8) == bytes(10)
     marks.ended_equal(3, [7], 80)
-    assert marks.raise_all([7], lambda slot: [2, 3]) == 0, "it only grows"
-    assert marks.raise_all([8], lambda slot: []) == 0, "nobody to be equal with proves nothing"
-    assert marks.raise_all([8], lambda slot: [2]) == 1
+    assert marks.raise_groups([([2, 3], [7])]) == 0, "it only grows"
+    assert marks.raise_groups([([], [8])]) == 0, "nobody to be equal with proves nothing"
+    assert marks.raise_groups([([2], [8])]) == 1
     marks.check_invariants()
     stats = marks.stats()
     assert stats["purge_watermark_slots"] == 2 and stats["purge_watermark_advances"] == 2
@@ -58,12 +63,27 @@ def test_an_old_record_lowers_what_the_others_are_known_to_have() -> None:
     assert marks.lowered == 0, "not below any cut"
     marks.old_record_applied(7, pack_stamp(60 << 16, 1), 2)
     assert marks.lowered == 1, "the peer it came from has it"
-    marks.raise_all([7], lambda slot: [2, 3])
+    marks.raise_groups([([2, 3], [7])])
     assert marks.marks[7] == 60 << 16
     marks.old_record_applied(7, pack_stamp(70 << 16, 1), None)
     marks.ended_equal(3, [7], 110 << 16)
-    marks.raise_all([7], lambda slot: [2, 3])
+    marks.raise_groups([([2, 3], [7])])
     assert marks.marks[7] == 70 << 16
+
+
+def test_what_is_lowered_stays_so_until_a_session_covers_it() -> None:
+    marks = Watched()
+    for peer in (2, 3):
+        marks.ended_complete(peer, 100, {})
+    marks.old_record_applied(7, pack_stamp(60, 1), None)
+    marks.ended_complete(2, 110, {7: None})
+    marks.ended_complete(3, 110, {})
+    marks.raise_groups([([2, 3], [7, 8])])
+    assert (marks.marks[7], marks.marks[8]) == (60, 110)
+    marks.ended_complete(2, 105, {8: None})
+    marks.raise_groups([([2, 3], [7, 8])])
+    assert (marks.marks[7], marks.marks[8]) == (105, 110), "an older cut still helps whoever lies below it"
+    marks.check_invariants()
 
 
 def test_open_sessions_learn_of_old_records_from_elsewhere() -> None:
@@ -81,10 +101,11 @@ def test_a_restarted_peer_and_a_changed_ring_prove_nothing_any_more() -> None:
     for peer in (2, 3):
         marks.ended_equal(peer, [7, 8], 100)
     marks.peer_restarted(3)
-    assert marks.raise_all([7], lambda slot: [2, 3]) == 0
-    marks.ended_equal(3, [7, 8], 110)
+    assert marks.raise_groups([([2, 3], [7])]) == 0
+    marks.ended_equal(3, [8], 110)
+    marks.ended_complete(3, 105, {})
     marks.replicas_changed([7])
-    assert marks.raise_all([7, 8], lambda slot: [2, 3]) == 1 and marks.marks[7] == 0
+    assert marks.raise_groups([([2, 3], [7, 8])]) == 1 and (marks.marks[7], marks.marks[8]) == (0, 100)
 
 
 def test_adopting_and_standing_alone() -> None:
@@ -114,19 +135,34 @@ def test_many_slots_at_once(seed: int) -> None:
     peers_of = {slot: rng.choice([(), (2,), (2, 3), (3, 4), (2, 3, 4), (9,)]) for slot in slots}
     cuts: dict[tuple[int, int], int] = {}
     right = dict.fromkeys(slots, 0)
-    for _ in range(10):
-        peer, cut, some = rng.choice((2, 3, 4)), rng.randrange(1, 9), rng.sample(slots, rng.randrange(1, 50))
-        marks.ended_equal(peer, some, cut)
-        for slot in some:
+    groups = [(peers, [slot for slot in slots if peers_of[slot] == peers]) for peers in set(peers_of.values())]
+    for _ in range(20):
+        peer, cut, some = rng.choice((2, 3, 4)), rng.randrange(1, 30), rng.sample(slots, rng.choice((0, 1, 5, 50)))
+        what = rng.choice(("some", "complete", "complete", "lower", "restart"))
+        if what == "some":
+            marks.ended_equal(peer, some, cut)
+        elif what == "complete":
+            marks.ended_complete(peer, cut, dict.fromkeys(some))
+            some = [slot for slot in slots if slot not in some]
+        elif what == "restart" and rng.random() < 0.2:
+            marks.peer_restarted(peer)
+            cuts = {place: known for place, known in cuts.items() if place[0] != peer}
+        elif what == "lower":
+            for slot in some[:3]:
+                marks.old_record_applied(slot, pack_stamp(cut, 1), None)
+                cuts.update({place: min(known, cut) for place, known in cuts.items() if place[1] == slot})
+        for slot in some if what in ("some", "complete") else ():
             cuts[peer, slot] = max(cut, cuts.get((peer, slot), 0))
         before = dict(right)
         for slot, peers in peers_of.items():
             right[slot] = max(right[slot], min((cuts.get((peer, slot), 0) for peer in peers), default=0))
-        assert marks.raise_all(slots, peers_of.__getitem__) == sum(right[slot] > before[slot] for slot in slots)
+        marks.check_invariants()
+        assert marks.raise_groups(groups) == sum(right[slot] > before[slot] for slot in slots)
         assert {slot: marks.marks[slot] for slot in slots} == right
         assert marks.ranges(slots) == tuple(
             (slots[first], slots[last], right[slots[first]]) for first, last in runs(slots, right)
         )
+    assert any(right.values())
     assert dict(marks.told) == {slot: mark for slot, mark in right.items() if mark}
 
 
