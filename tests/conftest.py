@@ -13,4 +13,4 @@ settings.load_profile("busy")
 
 def pytest_collection_finish() -> None:
     gc.freeze()
-    gc.set_threshold(50_000, 50, 50)
+    gc.set_threshold(50_000, 10, 10)
