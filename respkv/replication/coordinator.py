@@ -29,6 +29,11 @@ from respkv.wire.messages import RangeResult, ReadResult, WriteAcks
 
 #: While answers are awaited, deadlines are looked at this often.
 TICK_US: Final = 10_000
+#: So many sets of peers that can be asked are remembered with what follows from them.
+_TABLES_MAX: Final = 8
+
+#: ``Coordinator.ready`` and ``Coordinator.asks``.
+Tables = tuple[bytes, list[Collector | None]]
 
 
 class Coordinator:
@@ -36,9 +41,9 @@ class Coordinator:
 
     __slots__ = (
         "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_open", "_own",
-        "_own_from", "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tick_us", "asks",
-        "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready", "replica",
-        "slot_of", "spread_reads", "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
+        "_own_from", "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tables", "_tick_us",
+        "asks", "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready",
+        "replica", "slot_of", "spread_reads", "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +107,8 @@ class Coordinator:
         self._stand_in_collectors: dict[int, Collector] = {}
         self._asks_stand_ins = False
         self._collectors: dict[int, Collector] = {}
+        #: peers that can be asked -> ``ready`` and ``asks`` while they can be
+        self._tables: dict[tuple[int, ...], Tables] = {}
         self._all_collectors: dict[int, Collector] = {}
         self._rounds: dict[int, Round] = {}
         #: rounds of earlier cycles that are not settled
@@ -134,28 +141,37 @@ class Coordinator:
         self._collectors = {short: Collector(short) for short in placement.members if short != me}
         self._all_collectors = {short: Collector(short) for short in placement.members if short != me}
         self._stand_in_collectors = {short: Collector(short) for short in placement.members if short != me}
+        self._tables.clear()
         self.refresh()
 
     def refresh(self) -> None:
-        """Somebody's state has changed: who can be asked, and where is a quorum? O(slots)."""
+        """Somebody's state has changed: who can be asked, and where is a quorum? O(slots), less the second time."""
         placement = self.placement
         if placement is None:
             return
         reads, writes = self.quorums.reads[QUORUM] - 1, self.quorums.writes[QUORUM] - 1
         needed = max(reads, writes)
-        ready, able_of = [], []
-        for group in placement.groups:
-            able = [self._collectors[short] for short in group if short != self.me and self._live(short)]
-            ready.append(self.me in group and len(able) >= needed and reads <= 1)
-            able_of.append(able if reads == 1 else [])
-        group_of = placement.group_of
-        self.ready[:] = bytes([ready[group] for group in group_of])
-        # Neighbouring slots ask different peers, which spreads the work.
-        self.asks[:] = [
-            able[slot % len(able)] if (able := able_of[group]) else None for slot, group in enumerate(group_of)
-        ]
+        able = tuple(short for short in self._collectors if self._live(short))
+        tables = self._tables.get(able)
+        if tables is None:
+            if len(self._tables) >= _TABLES_MAX:
+                self._tables.clear()
+            tables = self._tables[able] = self._tables_of(placement, able, reads, needed)
+        self.ready[:], self.asks[:] = tables
         if self.stand_ins.refresh(placement, self.me, self._live, needed):
             self._split_for_stand_ins()
+
+    def _tables_of(self, placement: Placement, able: Sequence[int], reads: int, needed: int) -> Tables:
+        """``ready`` and ``asks`` while these peers can be asked. O(slots)."""
+        ready, able_of = [], []
+        for group in placement.groups:
+            asked = [self._collectors[short] for short in group if short in able]
+            ready.append(self.me in group and len(asked) >= needed and reads <= 1)
+            able_of.append(asked if reads == 1 else [])
+        group_of = placement.group_of
+        # Neighbouring slots ask different peers, which spreads the work.
+        asks = [asked[slot % len(asked)] if (asked := able_of[group]) else None for slot, group in enumerate(group_of)]
+        return bytes([ready[group] for group in group_of]), asks
 
     def _split_for_stand_ins(self) -> None:
         """The sets in which the write side counts: slots with different stand-ins are told apart. O(slots)."""

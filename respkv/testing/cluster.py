@@ -38,9 +38,9 @@ _S: Final = 1_000_000
 _MS: Final = 1_000
 FORMING_US: Final = 60 * _S
 #: After healing: how long until requests must be answered quickly again, and how quickly that is.
-GRACE_US: Final = 15 * _S
+GRACE_US: Final = 8 * _S
 #: How long clients rest between requests at least, once the faults are over.
-CALM_PAUSE_US: Final = (25 * _MS, 250 * _MS)
+CALM_PAUSE_US: Final = (50 * _MS, 500 * _MS)
 ANSWER_US: Final = 4 * _S
 #: From the clients' end: how long the replicas have to become equal.
 CONVERGENCE_US: Final = 150 * _S
@@ -56,7 +56,7 @@ class Plan:
     ring: bool = True
     clients: int = 5
     faulty_us: int = 20 * _S
-    healed_us: int = 20 * _S
+    healed_us: int = 12 * _S
     kinds: Sequence[str] = ()
     pause_us: tuple[int, int] = (200 * _MS, 4 * _S)
     mix: Mix = field(default_factory=Mix)
@@ -87,14 +87,14 @@ def plan_of(seed: int, *, nodes: int = 3) -> Plan:
     mix.pad_bytes = rng.choice((0, 0, 200, 3_000))
     mix.weights["flushall"] = rng.choice((0, 0, 1))
     mix.weights["mget"] = 10 if nodes > 3 else 0  # They are cut into parts there.
-    low_us = rng.choice((8, 20, 60)) * _MS
+    low_us = rng.choice((12, 25, 60)) * _MS
     mix.pause_us = (low_us, 10 * low_us)
     skewed = rng.random() < 0.5
     return Plan(
         seed=seed,
         nodes=nodes,
         clients=rng.randrange(2, 8),
-        faulty_us=rng.randrange(8, 25) * _S,
+        faulty_us=rng.randrange(6, 18) * _S,
         kinds=kinds,
         mix=mix,
         directives={"appendfsync": policy, "memtable-bytes": str(rng.choice((24, 64, 1024)) << 10)},
