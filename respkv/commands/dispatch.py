@@ -39,7 +39,7 @@ from respkv.storage.batch_scale import SPLIT_ENTRIES
 from respkv.storage.write_batch import pack_lengths
 
 #: handler, least and most words, figures, row
-Quick = tuple[Callable[..., Any], int, int, CommandStats, CommandSpec]
+Quick = tuple[Callable[..., Any], int, int, CommandStats, CommandSpec, bool]
 Fetch = Callable[[list[BlockRequest], Callable[[], None]], None]
 
 #: After a command that wrote a record of this size the open batch is weighed.
@@ -140,7 +140,7 @@ class Dispatcher:
         for word, spec in self.table.words():
             if spec.form is DATA and not spec.subcommands and spec.handler is not None:
                 most = spec.arity if spec.arity > 0 else 1 << 31
-                entry = (spec.handler, abs(spec.arity), most, self.registry.command(spec.name), spec)
+                entry = (spec.handler, abs(spec.arity), most, self.registry.command(spec.name), spec, spec.counts)
                 quick[word] = quick[word.upper()] = entry
         return quick
 
@@ -304,7 +304,7 @@ class Dispatcher:
         self, session: Session, argv: list[bytes], entry: Quick, view: View
     ) -> bytes | Pending | None:
         """A data command of a plain session on a plain node: nothing of what ``_admit`` asks can be in its way."""
-        handler, _, _, stats, spec = entry
+        handler, _, _, stats, spec, view.counting = entry
         clock_us, registry, server = self._clock_us, self.registry, self.server
         # One reading of the clock serves as this command's end and the next one's start.
         started_us = self._ended_us
@@ -357,6 +357,8 @@ class Dispatcher:
 
     def execute(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
         """Run one request: finished bytes, a Pending, or None when the client wants no reply."""
+        if session.proto == 3 and session.held is None and session.subscribed():
+            return self._execute_holding(session, argv)
         skip = session.skip_next
         if skip:
             session.skip_next = False
@@ -366,6 +368,20 @@ class Dispatcher:
             return reply
         if skip or session.reply_mode != "on":
             return None
+        return reply
+
+    def _execute_holding(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
+        """The same for a RESP3 subscriber: what the request pushes to its own connection comes after its reply."""
+        held: list[bytes] = []
+        session.held = held
+        try:
+            reply = self.execute(session, argv)
+        finally:
+            session.held = None
+        if isinstance(reply, bytes):
+            return reply + b"".join(held)
+        if held:
+            session.sink.push(b"".join(held))
         return reply
 
     def _admit(self, session: Session, argv: list[bytes]) -> bytes | Pending | None:
@@ -453,7 +469,7 @@ class Dispatcher:
         if spec.form is DATA:
             keyspace = self.keyspace
             view = View(keyspace, keyspace.stored[session.db], self.server.rng, self.limit_bytes)
-            view.touching = not session.no_touch or spec.name == "touch"
+            view.touching, view.counting = not session.no_touch or spec.name == "touch", spec.counts
             reply, effects = handler(argv, view)
             if self.server.pubsub.events:
                 apply_and_tell(spec, argv, effects, view, self.applier, self.server.pubsub)

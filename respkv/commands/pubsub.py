@@ -411,7 +411,7 @@ def pubsub_help(argv: list[bytes], session: Session) -> Reply:
 
 
 _LISTEN: Final = Flag.PUBSUB | NOSCRIPT | LOADING | STALE | Flag.BARRIER | Flag.IN_PUBSUB
-_SAY: Final = Flag.PUBSUB | LOADING | STALE | FAST
+_SAY: Final = Flag.PUBSUB | LOADING | STALE | FAST | Flag.MAY_REPLICATE
 _ASK: Final = Flag.PUBSUB | LOADING | STALE
 _SLOW: Final = ("pubsub", "slow")
 _CHANNELS: Final = Arg("channel", flags=("multiple",))

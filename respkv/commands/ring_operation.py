@@ -204,7 +204,7 @@ class Operation:
         dispatcher, session = self.dispatcher, self.session
         keyspace = dispatcher.keyspace
         view = View(keyspace, keyspace.stored[session.db], session.server.rng, dispatcher.limit_bytes)
-        view.touching = not session.no_touch or self.spec.name == "touch"
+        view.touching, view.counting = not session.no_touch or self.spec.name == "touch", self.spec.counts
         view.noted = noted
         handler = self.spec.handler
         assert handler is not None

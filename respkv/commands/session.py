@@ -95,6 +95,7 @@ class Session:
         "db",
         "fence",
         "forwarded",
+        "held",
         "id",
         "in_bytes",
         "is_monitor",
@@ -170,6 +171,8 @@ class Session:
         self.skip_next = False
         self.no_evict = False
         self.no_touch = False
+        #: what is pushed while a request of a RESP3 subscriber runs: it comes after the reply; None between requests
+        self.held: list[bytes] | None = None
         self.blocked: Pending | None = None
         self.closing = False
         #: which face of a ring this connection speaks: the port decides
@@ -210,7 +213,11 @@ class Session:
 
     def send(self, reply: Reply) -> None:
         """Out-of-band output: pub/sub messages, MONITOR lines."""
-        self.sink.push(encode(reply, self.proto))
+        data = encode(reply, self.proto)
+        if self.held is not None:
+            self.held.append(data)
+        else:
+            self.sink.push(data)
 
     def recompute_plain(self) -> None:
         """Call after any change of authentication, MULTI, reply mode or subscriptions."""

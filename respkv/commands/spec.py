@@ -54,9 +54,11 @@ class Flag:
     IN_PUBSUB: Final = 1 << 35
 
 
-#: How COMMAND prints the flags, in Redis' order.
+#: How COMMAND prints the flags, in Redis' order. It hides one.
 FLAG_NAMES: Final[dict[int, str]] = {
-    flag: name.lower() for name, flag in vars(Flag).items() if isinstance(flag, int) and flag < Flag.ATOMIC
+    flag: name.lower()
+    for name, flag in vars(Flag).items()
+    if isinstance(flag, int) and flag < Flag.ATOMIC and flag != Flag.MAY_REPLICATE
 }
 
 NO_FLAGS: Final = 0
@@ -71,6 +73,9 @@ STALE: Final = Flag.STALE
 ATOMIC: Final = Flag.ATOMIC
 CONDITIONAL: Final = Flag.CONDITIONAL
 BARRIER: Final = Flag.BARRIER
+
+
+_ANSWER_WHAT_WAS: Final = frozenset({"getdel", "getex", "getset"})
 
 
 class Form(Enum):
@@ -179,6 +184,11 @@ class CommandSpec:
     subcommands: tuple[CommandSpec, ...] = field(default=())
     #: the handler takes the table's ``Settings`` as a third argument; the table binds it
     settings: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Its look-ups are hits and misses: those of a reader, and of a writer that answers what it has read."""
+        return bool(self.flags & Flag.READONLY) or self.name in _ANSWER_WHAT_WAS
 
     def fits(self, count: int) -> bool:
         """True when ``count`` words satisfy the arity."""

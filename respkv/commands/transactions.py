@@ -318,6 +318,7 @@ def _insist(action: Callable[[], T]) -> T:
 def run_data(spec: CommandSpec, argv: list[bytes], view: View) -> tuple[Reply, fx.Effects]:
     """Run a data handler, or a walk from start to end without suspending it. May raise ReadMiss."""
     assert spec.handler is not None
+    view.counting = spec.counts
     if spec.form is Form.DATA:
         done: tuple[Reply, fx.Effects] = spec.handler(argv, view)
         return done

@@ -134,7 +134,7 @@ class HashView:
 class View:
     """Typed reads of one database at one instant."""
 
-    __slots__ = ("db", "keyspace", "limit_bytes", "noted", "rng", "slots", "touching")
+    __slots__ = ("counting", "db", "keyspace", "limit_bytes", "noted", "rng", "slots", "touching")
 
     def __init__(self, keyspace: Keyspace, db: int, rng: Rng, limit_bytes: int) -> None:
         self.keyspace = keyspace
@@ -144,6 +144,8 @@ class View:
         self.noted: ReadSet | None = None
         #: False: to look a key up is no use of it (OBJECT, TTL ..., all that a connection with NO-TOUCH does)
         self.touching = True
+        #: look-ups count as hits and misses: those of commands that read
+        self.counting = True
         #: the stored database number
         self.db = db
         self.rng = rng
@@ -166,7 +168,8 @@ class View:
         if rows is not None:
             row = rows.get(key)
             if isinstance(row, bytes):
-                keyspace.hits += 1
+                if self.counting:
+                    keyspace.hits += 1
                 keyspace.cache.hits += 1
                 if self.noted is not None:
                     self.noted.note(self.db, key, row)
@@ -175,9 +178,11 @@ class View:
         if self.noted is not None:
             self.noted.note(self.db, key, row)
         if row is None:
-            keyspace.misses += 1
+            if self.counting:
+                keyspace.misses += 1
         else:
-            keyspace.hits += 1
+            if self.counting:
+                keyspace.hits += 1
             if not isinstance(row, bytes) and self.touching:
                 row.used_ms = keyspace.now_ms
         return row
@@ -185,7 +190,7 @@ class View:
     def quiet(self) -> View:
         """The same view, whose look-ups are no use of the keys."""
         view = View(self.keyspace, self.db, self.rng, self.limit_bytes)
-        view.touching, view.noted = False, self.noted
+        view.touching, view.counting, view.noted = False, self.counting, self.noted
         return view
 
     def kind(self, key: bytes) -> int:
@@ -209,7 +214,8 @@ class View:
         rows = keyspace.cache.young.get(self.db)
         row = rows.get(key) if rows is not None else None
         if isinstance(row, bytes):
-            keyspace.hits += 1
+            if self.counting:
+                keyspace.hits += 1
             keyspace.cache.hits += 1
             return row[row.index(10, BODY_AT) + 1 : -2], 0
         old = keyspace.cache.old.get(self.db)
@@ -218,10 +224,12 @@ class View:
             keyspace.cache.misses += 1
             row = keyspace.load_row(self.db, key)
             if row is None:
-                keyspace.misses += 1
+                if self.counting:
+                    keyspace.misses += 1
                 return None, 0
             if isinstance(row, bytes):
-                keyspace.hits += 1
+                if self.counting:
+                    keyspace.hits += 1
                 return row[row.index(10, BODY_AT) + 1 : -2], 0
         row = self.row(key)
         if type(row) is bytes:
@@ -278,7 +286,7 @@ class View:
         if not 0 <= logical_db < self.keyspace.databases:
             raise CommandError(DB_INDEX)
         view = View(self.keyspace, self.keyspace.stored[logical_db], self.rng, self.limit_bytes)
-        view.touching, view.noted = self.touching, self.noted
+        view.touching, view.counting, view.noted = self.touching, self.counting, self.noted
         return view
 
     def stamp_ms(self, key: bytes) -> int | None:
@@ -344,7 +352,7 @@ class OverlayView(View):
     def quiet(self) -> View:
         """The same view, whose look-ups are no use of the keys."""
         view = OverlayView(self.keyspace, self.db, self.rng, self.limit_bytes, self.pending)
-        view.touching, view.noted = False, self.noted
+        view.touching, view.counting, view.noted = False, self.counting, self.noted
         return view
 
     def last_access_ms(self, key: bytes) -> int | None:
@@ -375,7 +383,7 @@ class OverlayView(View):
             raise CommandError(DB_INDEX)
         number = self.pending.stored_number(self.keyspace, logical_db)
         view = OverlayView(self.keyspace, number, self.rng, self.limit_bytes, self.pending)
-        view.touching, view.noted = self.touching, self.noted
+        view.touching, view.counting, view.noted = self.touching, self.counting, self.noted
         return view
 
     def stamp_ms(self, key: bytes) -> int | None:

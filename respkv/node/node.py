@@ -19,6 +19,7 @@ from respkv.commands.notifications import ExpiryEvents
 from respkv.commands.pubsub import PubSub
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.session import Pending, Session, Sink
+from respkv.commands.spec import FAST
 from respkv.commands.table import build_table
 from respkv.commands.transactions import Runner, Watches
 from respkv.config.store import ConfigStore
@@ -175,15 +176,14 @@ class Node(NodeErrands):
         config = self.config
 
         def slow(value: Any) -> None:
-            self.slow_us = value if value >= 0 else _NEVER_US
-            self.slowlog.threshold_us = value
+            self.slowlog.threshold_us = config.value("slowlog-log-slower-than")
+            self.latency.threshold_ms = config.value("latency-monitor-threshold")
+            logged_us, spike_us = self.slowlog.threshold_us, self.latency.threshold_ms * 1000
+            self.slow_us = min(logged_us if logged_us >= 0 else _NEVER_US, spike_us or _NEVER_US)
             self.recompute_plain()
 
         def tracking(value: Any) -> None:
             self.metrics.latency_tracking = value
-
-        def threshold(value: Any) -> None:
-            self.latency.threshold_ms = value
 
         def fsync(value: Any) -> None:
             self._fsync = config.sync_policy()
@@ -203,7 +203,7 @@ class Node(NodeErrands):
             ("proto-max-bulk-len", bulk),
             ("slowlog-max-len", self.slowlog.resize),
             ("latency-tracking", tracking),
-            ("latency-monitor-threshold", threshold),
+            ("latency-monitor-threshold", slow),
             ("notify-keyspace-events", self._on_events),
         ):
             follow(config.value(name))
@@ -529,12 +529,11 @@ class Node(NodeErrands):
     def slow_command(self, session: Session, argv: list[bytes], took_us: int) -> None:
         """A command took at least ``slow_us``."""
         self.slowlog.add(
-            redacted(argv),
-            duration_us=took_us,
-            wall_ms=self.now_ms,
-            client=session.address,
-            name=session.name,
+            redacted(argv), duration_us=took_us, wall_ms=self.now_ms, client=session.address, name=session.name
         )
+        spec = self.table.resolve(argv)
+        event = "fast-command" if spec is not None and spec.flags & FAST else "command"
+        self.latency.note(event, took_us // 1000, time_s=self.now_ms // 1000)
 
     def check_save_points(self) -> None:
         """Snapshot when a save rule is met."""

@@ -4,6 +4,7 @@ import pytest
 
 from respkv.commands.client_line import is_local, valid_name
 from respkv.commands.session import Pending
+from respkv.commands.spec import FLAG_NAMES
 from tests.unit.commands.fake_server import FakeServer
 from tests.unit.commands.harness import ErrorText
 
@@ -205,6 +206,18 @@ def test_pause_write_lets_reads_go_on_and_unpause_ends_it() -> None:
     assert client("CLIENT", "UNPAUSE") == b"OK"
     assert client.result(pending) == b"OK"
     assert client("GET", "k") == b"v"
+
+
+def test_pause_write_holds_what_is_published() -> None:
+    fake = FakeServer()
+    client = fake.client()
+    client("CLIENT", "PAUSE", 10_000, "WRITE")
+    for name in ("PUBLISH", "SPUBLISH"):
+        pending = client(name, "channel", "message")
+        assert isinstance(pending, Pending) and pending.reply is None
+    fake.end_pause()
+    assert client.result(pending) == 0
+    assert "may_replicate" not in FLAG_NAMES.values(), "Redis hides it, too"
 
 
 def test_of_two_pauses_the_longer_and_stricter_holds() -> None:

@@ -5,6 +5,7 @@ import pytest
 from respkv.commands import pubsub as ps
 from respkv.commands.pubsub import PubSub, event_bits
 from respkv.env.rng import seeded
+from respkv.testing.node_driver import NodeDriver
 from tests.unit.commands.fake_server import FakeServer
 from tests.unit.commands.harness import ErrorText
 
@@ -210,3 +211,37 @@ def test_random_histories_keep_the_invariants() -> None:
             assert fake.pubsub.publish(name, b"x") == wanted
         fake.pubsub.check_invariants()
     assert PubSub().publish(b"c", b"x") == 0
+
+
+def test_a_resp3_subscriber_gets_its_own_messages_after_the_reply() -> None:
+    driver = NodeDriver(notify_keyspace_events="KA")
+    client = driver.connect()
+    client.call("HELLO", 3)
+    client.call("SUBSCRIBE", "ch", "__keyspace@0__:k")
+    hi = b">3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$2\r\nhi\r\n"
+    assert client.call("PUBLISH", "ch", "hi") == b":1\r\n" + hi
+    assert client.call("SET", "k", "v") == (
+        b"+OK\r\n>3\r\n$7\r\nmessage\r\n$16\r\n__keyspace@0__:k\r\n$3\r\nset\r\n"
+    )
+    client.call("MULTI")
+    client.call("PUBLISH", "ch", "hi")
+    client.call("PING")
+    assert client.call("EXEC") == b"*2\r\n:1\r\n+PONG\r\n" + hi
+    assert driver.connect().call("PUBLISH", "ch", "hi") == b":1\r\n"
+    assert client.received == hi
+
+
+def test_messages_to_oneself_come_when_replies_are_off() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    client.call("HELLO", 3)
+    client.call("SUBSCRIBE", "ch")
+    client.call("CLIENT", "REPLY", "OFF")
+    assert client.call("PUBLISH", "ch", "hi") == b">3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$2\r\nhi\r\n"
+
+
+def test_a_further_subscription_is_confirmed() -> None:
+    client = NodeDriver().connect()
+    client.call("HELLO", 3)
+    assert client.call("SUBSCRIBE", "a") == b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"
+    assert client.call("SUBSCRIBE", "b") == b">3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from respkv.testing.clock import ManualClock
 from respkv.testing.node_driver import NodeDriver, encode_request
 
@@ -70,3 +72,35 @@ def test_with_a_low_threshold_of_the_slow_log_each_is_timed_by_itself() -> None:
     get = encode_request("GET", "key")
     histogram = driven(*[get] * 3, slowlog_log_slower_than="0").node.metrics.command("get").histogram
     assert histogram.count == 3 and histogram.percentile(1) == histogram.worst_us == TICK_US
+
+
+def test_spikes_are_remembered_by_the_speed_that_commands_claim() -> None:
+    driver = NodeDriver(clock=(clock := Ticking()), latency_monitor_threshold="3", slowlog_log_slower_than="-1")
+    client = driver.connect()
+    client.call("SET", "key", "value")
+    assert client.call("LATENCY", "LATEST") == b"*0\r\n"
+    took_us: dict[str, int] = {"STRLEN": 3_000, "KEYS": 7_999, "TYPE": 2_999, "DBSIZE": 4_000}
+    for name, count_us in took_us.items():
+        clock.runs = False
+        session = driver.connect().session
+        if count_us >= driver.node.slow_us:
+            driver.node.slow_command(session, [name.encode()], count_us)
+    assert driver.node.slow_us == 3_000
+    latest = driver.node.latency.latest()
+    assert [(name, last, worst) for name, _, last, worst in latest] == [("command", 7, 7), ("fast-command", 4, 4)]
+    assert not len(driver.node.slowlog)
+    client.call("CONFIG", "SET", "latency-monitor-threshold", "0")
+    client.call("CONFIG", "SET", "slowlog-log-slower-than", "50")
+    assert driver.node.slow_us == 50
+
+
+def test_a_slow_command_shows_in_latency_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = NodeDriver(clock=(clock := Ticking()), latency_monitor_threshold="2")
+    client = driver.connect()
+    clock.runs = True
+    client.call("KEYS", "*")
+    assert driver.node.latency.latest() == []
+    monkeypatch.setattr(f"{__name__}.TICK_US", 2_000)
+    client.call("KEYS", "*")
+    clock.runs = False
+    assert client.call("LATENCY", "LATEST").startswith(b"*1\r\n*4\r\n$7\r\ncommand\r\n")
