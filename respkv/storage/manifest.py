@@ -12,6 +12,7 @@ so an edit that was read but perhaps never synced becomes certain before anythin
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Final, NamedTuple
 
 from respkv.base.coding import checksum
@@ -143,8 +144,10 @@ class ManifestLog:
             else:
                 old, self._log = self._log, log
                 self.number += 1
-                old.file.close()
-                self._fs.remove(old.path)
+                # In force already: an old manifest that cannot be cleared away is an orphan for the next start.
+                with suppress(OSError):
+                    old.file.close()
+                    self._fs.remove(old.path)
                 return log.offset
         before, durable = self._log.offset, self._log.last_lsn
         # Durable are the edits of earlier calls; those of this one are synced together, below.

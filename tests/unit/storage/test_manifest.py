@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,19 @@ def test_a_long_manifest_is_rewritten() -> None:
     assert read_current(fs, "/d") == log.number
     assert read_manifest(fs, "/d", log.number).version == version
     assert [name for name in fs.listdir("/d") if manifest_number(name)] == [f"MANIFEST-{log.number:06d}"]
+
+
+def test_an_old_manifest_that_cannot_be_removed_does_not_undo_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = disk()
+    log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=10)
+
+    def remove(path: str) -> None:
+        raise OSError(errno.EIO, "input/output error", path)
+
+    monkeypatch.setattr(fs, "remove", remove)
+    version = grow(log, Version(), range(1, 2))
+    assert log.number == 2 and fs.exists(manifest_path("/d", 1))
+    assert read_current(fs, "/d") == 2 and read_manifest(fs, "/d", 2).version == version
 
 
 def test_on_a_full_disk_the_old_manifest_goes_on() -> None:
