@@ -397,8 +397,11 @@ def _continues(fs: FileSystem, following: tuple[int, str], magic: bytes, last_ls
 def _drop_tail(fs: FileSystem, reader: LogReader, files: list[tuple[int, str]], lsn: int) -> int:
     """How many bytes are lost when the log ends before ``lsn``, at ``reader.offset`` of the first file.
 
-    CorruptionError when one of the bytes behind says that ``lsn`` was durable.
+    CorruptionError when one of the bytes behind says that ``lsn`` was durable, or the first file's own header: it
+    does where a file before it is gone.
     """
+    if reader.durable_lsn >= lsn:
+        raise CorruptionError(reader.path, 0, f"no valid record of lsn {lsn}, which this file calls durable")
     place = reader.witness(reader.offset, lsn)
     if place is not None:
         raise CorruptionError(

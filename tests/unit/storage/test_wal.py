@@ -201,6 +201,20 @@ def test_a_missing_tail_or_segment_is_noticed_by_the_chain() -> None:
         read(fs, 1, 2, 3)
 
 
+def test_a_lost_middle_segment_is_known_from_the_header_of_an_empty_one() -> None:
+    fs = disk()
+    log = segment(fs, 1, size=4096)
+    fill(log, 2)
+    log.append_end(2)
+    newest = segment_path("/d", 3)
+    LogWriter(fs, newest, SEGMENT_MAGIC, LogHeader(3, 2, 4, 2), preallocate=4096)
+    assert read(fs, 1, 3)[0] == expected(2), "what the lost one held was not durable"
+    fs.remove(newest)
+    LogWriter(fs, newest, SEGMENT_MAGIC, LogHeader(3, 2, 4, 3), preallocate=4096)
+    with pytest.raises(CorruptionError, match=r"no valid record of lsn 3, which .* calls durable"):
+        read(fs, 1, 3)
+
+
 def test_a_torn_header_of_the_newest_segment_is_dropped() -> None:
     fs = disk()
     fill(segment(fs, 1, size=4096), 2)
