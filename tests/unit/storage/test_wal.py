@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import random
+import struct
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from respkv.base.coding import U64, checksum
 from respkv.base.errors import CorruptionError, FormatError
+from respkv.storage import wal
 from respkv.storage.wal import (
     BATCH,
     EDIT,
@@ -383,6 +386,36 @@ def test_the_search_for_a_witness_passes_garbage_that_looks_like_records() -> No
     assert reader.witness(torn, 3) is None
     assert reader.used_after(torn) == 6001
     assert reader.witness(HEADER_BYTES, 0) == HEADER_BYTES
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_value_full_of_what_looks_like_records_costs_little_and_hides_no_witness(
+    torn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 1 << 17
+    fake = struct.pack("<HIBQQ", 0xD7A5, size // 2, BATCH, 1 << 62, 1 << 61)
+    fs = disk()
+    log = segment(fs, 1)
+    fill(log, 1)
+    start = log.offset
+    log.append(BATCH, fake * (size // len(fake)), 0)
+    fs.flip(log.path, log.offset - 1 if torn else HEADER_BYTES, 0)
+    checked = 0
+
+    def count(data: bytes, seed: int) -> int:
+        nonlocal checked
+        checked += len(data)
+        return xxh3_64_intdigest(data, seed)
+
+    monkeypatch.setattr(wal, "xxh3_64_intdigest", count)
+    result = read(fs, 1)[1]
+    assert result.last_lsn == int(torn) and result.dropped_bytes > size
+    assert checked < 20 * log.offset, f"{checked // log.offset} times the file"
+    reader = LogReader(fs.open_read(log.path), 1, SEGMENT_MAGIC)
+    end = log.offset
+    log.append_mark(2)
+    assert LogReader(fs.open_read(log.path), 1, SEGMENT_MAGIC).witness(start, 2) == end
+    assert reader.witness(start, 2) is None
 
 
 def golden_log(fs: SimulatedFileSystem) -> LogWriter:
