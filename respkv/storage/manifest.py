@@ -1,8 +1,9 @@
 """The manifest: the durable history of versions, and CURRENT, which names the manifest in force.
 
 ``MANIFEST-<n>`` is a log file (see ``wal``) of EDIT records, whose payload is one edit as JSON (ASCII, keys
-sorted, byte strings in hex); its first edit is ``full`` and starts from nothing. ``CURRENT`` is two lines:
-the manifest's file name, and the 16 hex digits of xxh3_64 over the first line with its newline.
+sorted, byte strings in hex); its first edit is ``full`` and starts from nothing. A MARK follows edits once they are
+synced. ``CURRENT`` is two lines: the manifest's file name, and the 16 hex digits of xxh3_64 over the first line with
+its newline.
 
 A manifest is replaced, never shortened: the new one is written and synced, the directory synced, then
 CURRENT replaced by rename and the directory synced again. Opening a directory always begins a new manifest,
@@ -156,6 +157,9 @@ class ManifestLog:
             self._log.file.sync()
         except OSError as error:
             raise FatalStorageError(f"{self._log.path}: sync failed: {error}") from error
+        # In force now. Without the mark, damage to the last edit could not be told from a torn tail.
+        with suppress(OSError):
+            self._log.append_mark(self._log.last_lsn)
         return self._log.offset - before
 
     def size(self) -> int:

@@ -21,7 +21,7 @@ from respkv.storage.manifest import (
 )
 from respkv.storage.sstable.format import TableMeta
 from respkv.storage.version import Edit, Run, Version
-from respkv.storage.wal import EDIT, MANIFEST_MAGIC, FatalStorageError, LogHeader, LogWriter
+from respkv.storage.wal import EDIT, MANIFEST_MAGIC, RECORD_OVERHEAD, FatalStorageError, LogHeader, LogWriter
 from respkv.testing.disk import PowerLoss, SimulatedFileSystem
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -71,8 +71,9 @@ def test_edits_of_one_append_do_not_call_each_other_durable() -> None:
     version = Version()
     for edit in edits:
         version = version.apply(edit)
-    fs.drop_syncs = lambda path: True  # Power fails between the writes and the sync.
-    log.append(edits, version)
+    fs.fuse = 1  # Power fails between the write and the sync.
+    with pytest.raises(PowerLoss):
+        log.append(edits, version)
     found = [len(read_manifest(fs.crash(seeded(seed)), "/d", 1).version.runs) for seed in range(60)]
     assert set(found) == {0, 1, 2, 3}
 
@@ -104,7 +105,7 @@ def test_on_a_full_disk_the_old_manifest_goes_on() -> None:
     fs = disk()
     log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=4000)
     fs.capacity = fs.used() + 100
-    version = grow(log, Version(), range(1, 18))
+    version = grow(log, Version(), range(1, 17))
     assert log.number == 1 and log.size() > 4000
     assert read_manifest(fs, "/d", 1).version == version
 
@@ -183,8 +184,34 @@ def test_damage_is_reported() -> None:
         except CorruptionError:
             outcomes.add(-1)
         fs.flip(path, offset, offset % 8)
-    # Only the last edit has no witness behind it; it then counts as torn.
-    assert outcomes == {-1, 2}
+    # The bytes of the last mark have no witness behind them, and are none that anybody needs.
+    assert outcomes == {-1, 3}
+
+
+def test_the_last_edit_is_vouched_for_once_it_is_synced() -> None:
+    fs = disk()
+    log = ManifestLog(fs, "/d", 1, Version())
+    version = grow(log, Version(), range(1, 3))
+    end = log.size() - RECORD_OVERHEAD
+    fs.flip(manifest_path("/d", 1), end - 10, 1)
+    with pytest.raises(CorruptionError, match="calls durable"):
+        read_manifest(fs, "/d", 1)
+    fs.flip(manifest_path("/d", 1), end - 10, 1)
+    assert read_manifest(fs, "/d", 1) == (1, version, 3)
+
+
+def test_without_room_for_what_vouches_for_them_edits_are_in_force_all_the_same() -> None:
+    fs = disk()
+    log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=4000)
+    edit = Edit(add=(run(1),))
+    version = Version().apply(edit)
+    room = ManifestLog(disk(), "/d", 1, Version()).append([edit], version) - RECORD_OVERHEAD
+    fs.truncate("/d/MANIFEST-000001", log.size() + room)
+    fs.capacity = fs.used()
+    assert log.append([edit], version) == room
+    fs.capacity = None
+    version = grow(log, version, range(2, 4))
+    assert read_manifest(fs, "/d", 1).version == version
 
 
 def test_current_names_a_manifest_that_must_be_there() -> None:
