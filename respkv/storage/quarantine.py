@@ -147,8 +147,8 @@ def passing_over(
 ) -> Iterator[tuple[bytes, bytes]]:
     """One run's entries, for a local space. Blocking, a block at a time.
 
-    Lost tables are left out, and of a damaged one what comes from the first bad block on, which is ``told`` (file id,
-    reason).
+    Lost tables are left out, and of a damaged one what comes from the first block on that is bad or that the disk
+    cannot read, which is ``told`` (file id, reason). Other OSErrors pass through.
     """
     for table in tables:
         if not isinstance(table, LostTable):
@@ -156,6 +156,10 @@ def passing_over(
                 yield from _block_by_block(table, start, end)
             except CorruptionError as damage:
                 told(table.file_id, damage.reason)
+            except OSError as error:
+                if not is_unreadable(error):
+                    raise
+                told(table.file_id, str(error))
 
 
 def _block_by_block(table: TableReader, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:

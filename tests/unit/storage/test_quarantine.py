@@ -413,6 +413,30 @@ def test_a_bad_block_of_a_local_space_is_passed_over_and_marked() -> None:
     assert len(engine.damaged_tables()) == 1
 
 
+class ColdBadSector(BadSector):
+    """As ``BadSector``, but nothing of it is in memory: the error comes only from a read that waits."""
+
+    def pread_nowait(self, size: int, offset: int) -> bytes | None:
+        return None
+
+
+@pytest.mark.parametrize("file", [BadSector, ColdBadSector])
+def test_a_sector_of_a_local_space_that_cannot_be_read_is_passed_over_and_marked(file: type[BadSector]) -> None:
+    fs = SimulatedFileSystem()
+    driver = opened(fs)
+    for stamp in (1, 2):
+        driver.engine.put(b"\x05fact%d" % stamp, record(stamp))
+        driver.engine.rotate()
+        driver.settle()
+    driver.engine.close()
+    engine = opened(fs).engine
+    path = newest_table(fs)
+    (reader,) = (reader for reader in engine._catalog.readers.values() if reader.path == path)
+    reader._file = file(path)  # type: ignore[union-attr]
+    assert list(engine.scan(b"\x05", b"\x06")) == [(b"\x05fact1", record(1))]
+    assert [table.path for table in engine.damaged_tables()] == [path]
+
+
 def test_a_snapshot_carries_the_marks_and_opens_without_the_lost_file() -> None:
     fs = SimulatedFileSystem()
     two_runs(fs).engine.close()
