@@ -146,7 +146,15 @@ class Keyspace:
     # -- opening -----------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Read the local facts (databases, floors, marks, clock ceiling) after the engine has opened."""
+        """Read the local facts and the key counts after the engine has opened."""
+        self.load_facts()
+        self.counts.load()
+
+    def load_facts(self) -> None:
+        """Read the local facts (databases, floors, marks, clock ceiling); damaged tables are passed over.
+
+        The key counts are to be loaded after them.
+        """
         for internal, record in self.engine.scan(bytes((keys.SPACE_META,)), bytes((keys.SPACE_META + 1,))):
             name, body = internal[1:], record[BODY_AT:]
             if name.startswith(META_PREFIX):
@@ -163,7 +171,6 @@ class Keyspace:
                 ceiling = int.from_bytes(body, "big")
                 self.clock.last = max(self.clock.last, ceiling)
                 self.clock.raise_ceiling(ceiling)
-        self.counts.load()
 
     def begin(self, wall_ms: int) -> None:
         """A cycle starts at ``wall_ms``. Time never goes backwards for the keyspace."""

@@ -77,7 +77,7 @@ class Duties:
         report = self.node.engine.recovery
         for path, reason in report.damaged:
             self.node.log("warning", f"Table {path} is damaged and quarantined: {reason}. {self._advice()}")
-        if report.damaged:
+        if self.node.engine.damaged_tables():
             self.node.keyspace.counts.exact = False
         for path in report.healed:
             self.node.log("notice", f"Table {path} was damaged and is whole again")

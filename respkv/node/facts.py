@@ -50,24 +50,29 @@ def _facts(keyspace: Keyspace) -> dict[str, Any]:
 
 def load(keyspace: Keyspace) -> None:
     """``keyspace.load``, with what damaged tables may have held taken from the manifest and logged again."""
-    engine = keyspace.engine
-    saved = engine.meta(NAME)
-    if not engine.damaged_tables() or saved is None:
-        keyspace.load()
-        if engine.damaged_tables():
-            log_again(keyspace)
+    keyspace.load_facts()
+    # Asked only now: a table that opens well may have a bad block just where the facts are.
+    damaged = bool(keyspace.engine.damaged_tables())
+    if damaged:
+        _restore(keyspace)
+    keyspace.counts.load()
+    if damaged:
+        log_again(keyspace)
+
+
+def _restore(keyspace: Keyspace) -> None:
+    """Merge the manifest's copy into what was found in log and tables."""
+    saved = keyspace.engine.meta(NAME)
+    if saved is None:
         return
     facts = json.loads(saved)
     for db, body in facts["floors"].items():
-        # Before the key counts are loaded, which ask for them; floors merge by the greater.
         keyspace.floors.decode(int(db), bytes.fromhex(body))
-    keyspace.load()
     keyspace.actors_from = max(keyspace.actors_from, facts.get("actors", 0))
-    if _DATABASES not in engine.memtable.table:
+    if _DATABASES not in keyspace.engine.memtable.table:
         # What was found is in a table, and may be older than what was lost. The manifest's is never older.
         stored: list[int] = facts["stored"]
         keyspace.stored = stored + list(range(len(stored), keyspace.databases))
-    log_again(keyspace)
 
 
 def log_again(keyspace: Keyspace) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import pytest
 
 from respkv.keyspace import keys
 from respkv.node.facts import NAME
 from respkv.resp import errors
+from respkv.storage.block_cache import BlockCache
+from respkv.storage.sstable.reader import TableReader
 from respkv.testing.disk import SimulatedFileSystem
 from respkv.testing.node_driver import DIRECTORY, Client, NodeDriver
 
@@ -108,6 +112,43 @@ def test_a_flush_that_was_in_the_lost_table_stays_done(clean: bool) -> None:
     client = driver.connect()
     assert all(client.call("GET", f"k{n}") in (b"$-1\r\n", errors.CORRUPT) for n in range(100))
     driver = reopened(driver, clean=False)
+    assert driver.node.keyspace.floors.plain() == floors and driver.node.keyspace.stored == stored
+
+
+def facts_block(fs: SimulatedFileSystem, path: str) -> int:
+    """Where the block begins that holds the flush floors of a table."""
+    reader = TableReader(fs, path, int(path[-16:-4]), BlockCache(0))
+    return reader._offsets[bisect_right(reader._index, keys.meta_key(b"floor")) - 1]
+
+
+def test_a_flush_whose_block_is_bad_stays_done() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(100):
+        client.call("SET", f"k{n}", "flushed")
+    flush(driver)
+    client.call("FLUSHALL")
+    client.call("SWAPDB", "1", "2")
+    for n in range(30):
+        client.call("SET", f"n{n}", driver.node.rng.randbytes(200))
+    flush(driver)
+    stored, floors = list(driver.node.keyspace.stored), driver.node.keyspace.floors.plain()
+    driver.node.close()
+    fs = driver.fs.copy()
+    path = tables(fs)[-1]
+    fs.flip(path, facts_block(fs, path) + 40, 1)
+    for clean in (False, True):
+        driver = NodeDriver(fs=fs, clock=driver.clock)
+        assert [table.lost for table in driver.node.engine.damaged_tables()] == [False]
+        assert driver.node.keyspace.floors.plain() == floors and driver.node.keyspace.stored == stored
+        assert not driver.node.keyspace.counts.is_exact()
+        client = driver.connect()
+        assert all(client.call("GET", f"k{n}") in (b"$-1\r\n", errors.CORRUPT) for n in range(100))
+        driver.pass_time(1_000_000)
+        if clean:
+            driver.node.close()
+        fs = driver.fs.copy()
+    driver = NodeDriver(fs=fs, clock=driver.clock)
     assert driver.node.keyspace.floors.plain() == floors and driver.node.keyspace.stored == stored
 
 
