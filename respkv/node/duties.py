@@ -19,7 +19,7 @@ from respkv.base.limits import (
     SETTLED_PER_CALL,
 )
 from respkv.keyspace.expiry import ExpiryDuty
-from respkv.node.facts import Facts, is_flushed, log_again
+from respkv.node.facts import is_flushed, log_again
 from respkv.node.key_rules import ActorLease
 from respkv.node.pace import SPAN_US
 from respkv.node.refusal import needs_table
@@ -45,7 +45,6 @@ class Duties:
         "_ceiling",
         "_ceiling_lsn",
         "_damage_told_us",
-        "_facts",
         "_fetching",
         "_flushed_lsn",
         "_mark",
@@ -68,7 +67,6 @@ class Duties:
         self._marked_ms = self._marked_keys = 0
         self._fetching = False
         self._damage_told_us = self._settled_us = 0
-        self._facts = Facts(node.keyspace)
         self._actors = ActorLease(node)
         self._flushed_lsn = 0
 
@@ -113,7 +111,6 @@ class Duties:
         node = self.node
         busy = node.engine.tick()
         busy |= node.keyspace.cache.dispose()
-        self._facts.keep()
         self._hear_of_damage()
         if needs_table(node.engine, node.config.value("max-disk")):
             node.commit(own=True)

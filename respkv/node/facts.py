@@ -2,19 +2,19 @@
 actors were given out.
 
 They are entries of a local space and lie in tables like all others. A table that is lost may have held the newest of
-them, and a forgotten floor would bring flushed keys back. So they are kept in the manifest too, brought up to date
-before the edit that puts them into a table, and taken from there when a start finds a damaged table. A table that is
-found damaged later has them logged again from memory.
+them, and a forgotten floor would bring flushed keys back. So the manifest has a copy, which says just what the tables
+say: it is made when a memtable is retired, and the edit that puts its tables in force brings it. A start that finds a
+damaged table takes the copy for what tables say of the facts; the log, which is whole or refuses the start, is newer.
+A table that is found damaged later has them logged again from memory.
 
-A floor restored so may be one that a crash would have undone with its unsynced log; it was acknowledged. The
-clock needs no copy: the manifest knows the greatest stamp of each table. The expiry mark may be forgotten: then the
+The clock needs no copy: the manifest knows the greatest stamp of each table. The expiry mark may be forgotten: then the
 index is walked again.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Final
 
 from respkv.base.slots import SLOT_COUNT
 from respkv.keyspace import keys
@@ -25,39 +25,32 @@ NAME: Final = "local-facts"
 _DATABASES: Final = keys.meta_key(b"databases")
 
 
-class Facts:
-    """Keeps the manifest's copy up to date."""
-
-    __slots__ = ("_keyspace", "_known")
-
-    def __init__(self, keyspace: Keyspace) -> None:
-        self._keyspace = keyspace
-        saved = keyspace.engine.meta(NAME)
-        self._known: dict[str, Any] = json.loads(saved) if saved is not None else {}
-
-    def keep(self) -> None:
-        """Have them in the next edit, if they have changed."""
-        facts = _facts(self._keyspace)
-        if facts != self._known:
-            self._known = facts
-            self._keyspace.engine.set_meta(NAME, json.dumps(facts).encode())
-
-
-def _facts(keyspace: Keyspace) -> dict[str, Any]:
+def describe(keyspace: Keyspace) -> dict[str, bytes]:
+    """The manifest's copy of the facts as they are now, by its name."""
     actors = {"actors": keyspace.actors_from} if keyspace.actors_from else {}
-    return {"floors": keyspace.floors.plain(), "stored": list(keyspace.stored), **actors}
+    facts = {"floors": keyspace.floors.plain(), "stored": list(keyspace.stored), **actors}
+    return {NAME: json.dumps(facts).encode()}
 
 
 def load(keyspace: Keyspace) -> None:
-    """``keyspace.load``, with what damaged tables may have held taken from the manifest and logged again."""
+    """``keyspace.load``, with what damaged tables may have held taken from the manifest and logged again.
+
+    From now on the manifest's copy is kept up to date.
+    """
+    engine = keyspace.engine
     keyspace.load_facts()
     # Asked only now: a table that opens well may have a bad block just where the facts are.
-    damaged = bool(keyspace.engine.damaged_tables())
+    damaged = bool(engine.damaged_tables())
     if damaged:
         _restore(keyspace)
     keyspace.counts.load()
     if damaged:
         log_again(keyspace)
+    engine.describe = lambda: describe(keyspace)
+    for name, value in engine.describe().items():
+        if engine.meta(name) != value:
+            # All of it is durable. A copy that an older version of the program made may have been behind.
+            engine.set_meta(name, value)
 
 
 def _restore(keyspace: Keyspace) -> None:
@@ -70,7 +63,7 @@ def _restore(keyspace: Keyspace) -> None:
         keyspace.floors.decode(int(db), bytes.fromhex(body))
     keyspace.actors_from = max(keyspace.actors_from, facts.get("actors", 0))
     if _DATABASES not in keyspace.engine.memtable.table:
-        # What was found is in a table, and may be older than what was lost. The manifest's is never older.
+        # What was found is in a table, and may be older than what was lost. The manifest's is not.
         stored: list[int] = facts["stored"]
         keyspace.stored = stored + list(range(len(stored), keyspace.databases))
 

@@ -178,9 +178,12 @@ class Catalog:
             "table_bytes": options.table_bytes,
         }
 
-    def flush_done(self, job: Job, result: dict[str, Any], log_number: int, log_lsn: int) -> None:
-        """Queue the edit that puts a flush's tables in the segment's place."""
+    def flush_done(
+        self, job: Job, result: dict[str, Any], log_number: int, log_lsn: int, meta: dict[str, bytes]
+    ) -> None:
+        """Queue the edit that puts a flush's tables in the segment's place, with the meta values that go with them."""
         self._count(result, "flushes")
+        self._meta_changes.update((name, value) for name, value in meta.items() if self.meta(name) != value)
         run = Run(job.inputs[0], tuple(TableMeta.from_json(table) for table in result["tables"]))
         self._queue(Edit(add=(run,), log_number=log_number, log_lsn=log_lsn), FLUSH)
 

@@ -68,8 +68,8 @@ class Engine:
     __slots__ = (
         "_appended_bytes", "_catalog", "_closed", "_disposal", "_log", "_marked_lsn", "_memtable_limit",
         "_names_made", "_names_synced", "_refusal", "_retired", "_scale", "_segment_limit", "_snapshots",
-        "_synced_bytes",
-        "appended_lsn", "batch", "directory", "durable_lsn", "fs", "held", "memtable", "options", "recovery",
+        "_synced_bytes", "appended_lsn",
+        "batch", "describe", "directory", "durable_lsn", "fs", "held", "memtable", "options", "recovery",
     )  # fmt: skip
 
     def __init__(
@@ -92,6 +92,8 @@ class Engine:
         self.batch: list[bytes] = []
         #: ``held(key)``: the newest record of a deferred key, None if that is in a table. None: nobody may defer keys.
         self.held: Held | None = None
+        #: asked when a memtable is retired: its ``meta``
+        self.describe: Callable[[], dict[str, bytes]] = dict
         self.appended_lsn = self.durable_lsn = log.last_lsn
         self._segment_limit = options.segment_limit
         self._memtable_limit = options.memtable_bytes
@@ -210,6 +212,7 @@ class Engine:
         self._closed.append(old)
         self._names_made += 1
         self.memtable.last_lsn, self.memtable.log_bytes = old.last_lsn, old.offset
+        self.memtable.meta = self.describe()
         self._retired = (self.memtable, *self._retired)
         self.memtable = Memtable(file_id, old.last_lsn + 1)
         self._refusal = None
@@ -361,10 +364,8 @@ class Engine:
         return sources[0] if len(sources) == 1 else merge_entries(sources)
 
     def prepare_scan(self, space: int, limit: int) -> int:
-        """Sort up to ``limit`` keys that scans of ``space`` will need sorted; how many are still missing.
-
-        A scan does the rest itself, at 1-2 us a key: call this in slices first where that is too long.
-        """
+        """Sort up to ``limit`` keys that scans of ``space`` will need sorted; how many are still missing. A scan does
+        the rest itself, at 1-2 us a key: call this in slices first where that is too long."""
         derived = space in self.options.derived_spaces
         memtables = (self.memtable, *self._retired)
         deferred = self.list_deferred(limit) if defers(bytes((space,)), memtables) else 0
@@ -388,7 +389,7 @@ class Engine:
             flushed = self._retired[-1]
             assert flushed.segment_id == job.inputs[0]
             following = self._retired[-2] if len(self._retired) > 1 else self.memtable
-            self._catalog.flush_done(job, result, following.segment_id, flushed.last_lsn)
+            self._catalog.flush_done(job, result, following.segment_id, flushed.last_lsn, flushed.meta)
         else:
             self._catalog.compaction_done(job, result)
 
@@ -431,10 +432,8 @@ class Engine:
         self._ready_snapshots()
 
     def drop_tables(self, predicate: Callable[[TableMeta], bool]) -> tuple[int, int]:
-        """Drop whole tables (below a flush floor, of lost slots) once the next manifest plan has run.
-
-        Returns how many are dropped, and how many are inputs of a running job: ask again later.
-        """
+        """Drop whole tables (below a flush floor, of lost slots) once the next manifest plan has run: how many, and
+        how many cannot be since they are inputs of a running job (ask again later)."""
         return self._catalog.drop_tables(predicate)
 
     def set_meta(self, name: str, value: bytes | None) -> None:

@@ -89,6 +89,7 @@ class Memtable:
         "first_lsn",
         "last_lsn",
         "log_bytes",
+        "meta",
         "pins",
         "segment_id",
         "table",
@@ -103,6 +104,8 @@ class Memtable:
         self.last_lsn = first_lsn - 1
         #: bytes written to the segment, once the memtable is retired
         self.log_bytes = 0
+        #: meta values that say what its entries say, once it is retired: for the edit that puts its flush in force
+        self.meta: dict[str, bytes] = {}
         self.pins = 0
         self._table_view: SortedView | None = None
         self._derived_view: SortedView | None = None

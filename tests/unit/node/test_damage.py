@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_right
 
 import pytest
@@ -150,6 +151,63 @@ def test_a_flush_whose_block_is_bad_stays_done() -> None:
         fs = driver.fs.copy()
     driver = NodeDriver(fs=fs, clock=driver.clock)
     assert driver.node.keyspace.floors.plain() == floors and driver.node.keyspace.stored == stored
+
+
+def saved_at_once(driver: NodeDriver) -> None:
+    """A snapshot's flush, with no tick between what was written and the table."""
+    driver.node.begin_cycle()
+    driver.node.snapshot(lambda problem: None)
+    driver.node.commit()
+    driver.work()
+
+
+@pytest.mark.parametrize("newest", [False, True])
+def test_a_flush_and_a_swap_that_were_saved_at_once_stay_done_when_a_table_is_lost(newest: bool) -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(100):
+        client.call("SET", f"k{n}", "flushed")
+    flush(driver)
+    client.call("FLUSHALL")
+    client.call("SWAPDB", "1", "2")
+    client.call("SET", "n", "v")
+    saved_at_once(driver)
+    stored, floors = list(driver.node.keyspace.stored), driver.node.keyspace.floors.plain()
+    driver.pass_time(1_000_000)
+    driver = reopened(driver, without=tables(driver.fs)[-1 if newest else 0], clean=False)
+    assert driver.node.keyspace.stored == stored != list(range(16))
+    assert driver.node.keyspace.floors.plain() == floors
+
+
+def test_a_swap_that_a_crash_undid_is_not_done_again_when_a_table_is_lost() -> None:
+    driver = NodeDriver(appendfsync="no")
+    client = driver.connect()
+    client.call("SET", "k", "v")
+    driver.pass_time(1_000_000)
+    node = driver.node
+    node.engine.rotate()
+    node.keyspace.counts.follow()
+    job = node.next_job()
+    assert job is not None
+    node.applier.swap_databases(1, 2)
+    node.commit()
+    driver.clock.advance_us(200_000)
+    node.begin_cycle()
+    node.on_timer()
+    node.commit()
+    driver._do(job)
+    plan = node.manifest_plan()
+    assert plan is not None
+    plan.run()
+    node.on_manifest_synced(plan)
+    found = []
+    for seed in range(8):
+        fs = driver.fs.crash(random.Random(seed))
+        sound = NodeDriver(fs=fs.copy(), clock=driver.clock).node.keyspace.stored
+        fs.remove(tables(fs)[-1])
+        assert NodeDriver(fs=fs, clock=driver.clock).node.keyspace.stored == sound
+        found.append(sound)
+    assert list(range(16)) in found, "the crash has undone it"
 
 
 def test_a_newer_map_in_the_log_counts_more_than_the_manifests() -> None:

@@ -527,6 +527,20 @@ def test_meta_values_ride_on_edits() -> None:
     assert again.meta("mark") is None
 
 
+def test_what_describes_a_memtable_rides_on_the_edit_of_its_flush() -> None:
+    fs = SimulatedFileSystem()
+    driver = opened(fs)
+    engine = driver.engine
+    engine.describe = lambda: {"facts": b"%d" % engine.appended_lsn}
+    fill(engine, range(10))
+    engine.rotate()
+    retired = b"%d" % engine.appended_lsn
+    fill(engine, range(10))
+    assert engine.meta("facts") is None
+    assert driver.run_job() and driver.run_manifest()
+    assert opened(fs.copy()).engine.meta("facts") == engine.meta("facts") == retired < b"%d" % engine.appended_lsn
+
+
 def test_a_snapshot_opens_as_a_directory_of_a_new_node() -> None:
     fs = SimulatedFileSystem()
     open_directory(fs, "/d", make_id=lambda: b"1" * 16)
