@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from respkv.keyspace.counts import META_NAME
 from respkv.storage.plans import SnapshotPlan, remove_tree
 
 if TYPE_CHECKING:
@@ -85,13 +86,13 @@ class Snapshots:
 
         They are saved by an edit after the flush's own, which the snapshot's version does not show. A flush of a
         database since then is not in the snapshot but is in the counts: those are left out, and a restored store
-        counts anew.
+        counts anew. Other values of now are not for it: the local facts may be newer than its tables.
         """
         node = self.node
         node.keyspace.counts.follow()
         node.keyspace.counts.save_if_due()
         if node.keyspace.floors.plain() == self._began_floors:
-            node.engine.refresh_snapshot(plan)
+            node.engine.refresh_snapshot(plan, META_NAME)
 
     def done(self, plan: SnapshotPlan, problem: str) -> None:
         """The plan has run."""

@@ -101,11 +101,6 @@ class Catalog:
             return self._meta_changes[name]
         return self.pending.meta.get(name)
 
-    def all_meta(self) -> dict[str, bytes]:
-        """Every value last set, by name."""
-        named = {**self.pending.meta, **self._meta_changes}
-        return {name: value for name, value in named.items() if value is not None}
-
     def set_meta(self, name: str, value: bytes | None) -> None:
         """Keep ``value`` (None deletes) with the next edit."""
         self._meta_changes[name] = value

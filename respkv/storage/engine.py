@@ -461,10 +461,11 @@ class Engine:
         self._ready_snapshots()
         return plan
 
-    def refresh_snapshot(self, plan: SnapshotPlan) -> None:
-        """Give a plan that is ready the meta values of now, unless the runs have changed since."""
-        if plan.version is not None and plan.version.runs == self._catalog.version.runs:
-            plan.version = replace(plan.version, meta=self._catalog.all_meta())
+    def refresh_snapshot(self, plan: SnapshotPlan, name: str) -> None:
+        """Give a plan that is ready the meta value of now under ``name``, unless the runs have changed since."""
+        value, version = self._catalog.meta(name), plan.version
+        if value is not None and version is not None and version.runs == self._catalog.version.runs:
+            plan.version = replace(version, meta={**version.meta, name: value})
 
     def on_snapshot_done(self, plan: SnapshotPlan) -> None:
         """The plan has run, failed or was given up: its tables need not be kept for it."""

@@ -120,6 +120,52 @@ def test_counts_of_a_store_that_was_flushed_meanwhile_are_not_taken_for_exact() 
     assert other.connect().call("DBSIZE") == b":301\r\n"
 
 
+@pytest.mark.parametrize("flushed", [True, False])
+def test_the_facts_of_a_snapshot_are_those_of_its_beginning_where_a_table_is_lost(flushed: bool) -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    node = driver.node
+    fill(client)
+    snapshot(driver)
+    client.call("SET", "extra", "1")
+    stored = list(node.keyspace.stored)
+    told: list[str] = []
+    node.begin_cycle()
+    node.snapshot(told.append)
+    if flushed:
+        node.applier.flush_database(0)
+    node.applier.swap_databases(3, 5)
+    for _ in range(3):
+        driver.clock.advance_us(100_000)
+        node.commit()
+        node.begin_cycle()
+        node.on_timer()
+    node.commit()
+    job = node.next_job()
+    assert job is not None
+    driver._do(job)
+    plan = node.manifest_plan()
+    assert plan is not None
+    plan.run()
+    node.on_manifest_synced(plan)
+    node.engine.rotate()
+    node.keyspace.counts.follow()
+    job = node.next_job()
+    assert job is not None
+    driver._do(job)  # Its edit, with the facts of now, waits while the snapshot is made.
+    copy = node.snapshot_plan()
+    assert copy is not None
+    copy.run()
+    node.on_snapshot_done(copy, "")
+    assert told == [""]
+    path = f"{node.snapshots.path}/{names(driver)[-1]}"
+    newest = driver.fs.listdir(f"{path}/tables")[-1]
+    driver.fs.remove(f"{path}/tables/{newest}")
+    other = restored(driver.fs, path, driver.clock)
+    assert other.node.keyspace.stored == stored and not other.node.keyspace.floors.databases()
+    assert other.node.engine.stats()["tables_quarantined"] == 1
+
+
 def test_a_snapshot_survives_the_loss_of_power() -> None:
     driver = NodeDriver()
     client = driver.connect()
