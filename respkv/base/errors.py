@@ -7,6 +7,7 @@ of the world the caller must handle (``StorageFull``), or "not in memory" (``Rea
 
 from __future__ import annotations
 
+import errno
 from typing import Protocol
 
 
@@ -36,6 +37,12 @@ class CorruptionError(RespkvError):
         self.reason = reason
 
 
+def as_damage(error: OSError, path: str, offset: int) -> CorruptionError | OSError:
+    """What a read of ``path`` at ``offset`` that failed is to be told as: damage where the disk cannot give the bytes
+    back (EIO), else ``error`` itself. The system's error for a read names no file."""
+    return CorruptionError(path, offset, f"unreadable: {error}") if error.errno == errno.EIO else error
+
+
 class FormatError(RespkvError):
     """A file or directory this program does not understand (newer version, foreign data)."""
 
@@ -48,7 +55,7 @@ class BlockRequest(Protocol):
     """One block that a read needs and memory does not hold."""
 
     def read(self) -> object:
-        """Read and verify the block; blocking, callable from any thread. Raises CorruptionError."""
+        """Read and verify the block; blocking, callable from any thread. Raises CorruptionError, OSError."""
 
     def install(self, block: object) -> None:
         """Put the block that ``read`` returned into the cache; only on the loop's thread."""

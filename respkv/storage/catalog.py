@@ -26,7 +26,7 @@ from respkv.storage.manifest import ManifestLog
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan
 from respkv.storage.probe import Probe, Table, find
-from respkv.storage.quarantine import AnyTable, DamagedTable, LostTable, is_unreadable
+from respkv.storage.quarantine import AnyTable, DamagedTable, LostTable
 from respkv.storage.sstable.format import TableMeta
 from respkv.storage.sstable.reader import TableBlockRequest, TableReader
 from respkv.storage.version import Edit, Run, Version, table_id, table_path
@@ -364,15 +364,10 @@ class Catalog:
 
     # Damage
 
-    def met(self, error: Exception, get: Any) -> Exception:
-        """A read by ``get`` has failed: what to raise. Quarantines its table when it is damaged."""
+    def met(self, damage: CorruptionError, get: Any) -> None:
+        """A read by ``get`` has met damage: quarantines its table."""
         table: AnyTable = get.__self__
-        if isinstance(error, CorruptionError):
-            self.damaged(table.file_id, error.reason)
-        elif isinstance(error, OSError) and is_unreadable(error):
-            self.damaged(table.file_id, str(error))
-            return CorruptionError(table.path, 0, f"unreadable: {error}")
-        return error
+        self.damaged(table.file_id, damage.reason)
 
     def fetch_failed(self, request: BlockRequest, error: CorruptionError | OSError) -> None:
         """A block that a read waits for cannot be had. Its table is quarantined, and counts as lost when the same
@@ -380,15 +375,13 @@ class Catalog:
         assert isinstance(request, TableBlockRequest)
         file_id = table_id(request.path.rpartition("/")[2])
         reader = None if file_id is None else self.readers.get(file_id)
-        damaged = isinstance(error, CorruptionError) or is_unreadable(error)
-        if file_id is None or not isinstance(reader, TableReader) or not damaged:
+        if file_id is None or not isinstance(reader, TableReader) or not isinstance(error, CorruptionError):
             return
-        reason = error.reason if isinstance(error, CorruptionError) else str(error)
-        self.damaged(file_id, reason)
+        self.damaged(file_id, error.reason)
         if self._failed_fetch != (file_id, request.offset):
             self._failed_fetch = (file_id, request.offset)
             return
-        self.readers[file_id] = LostTable(request.path, reader.meta, reason)
+        self.readers[file_id] = LostTable(request.path, reader.meta, error.reason)
         self.cache.drop_file(file_id)
         self._build_probes()
 

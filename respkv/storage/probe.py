@@ -24,12 +24,12 @@ _MASKS: Final[Any] = MASKS
 
 
 def find(  # HOT: engine_get
-    probes: tuple[Probe, ...], key: bytes, met: Callable[[Exception, Any], Exception], *, readable: bool = False
+    probes: tuple[Probe, ...], key: bytes, met: Callable[[CorruptionError, Any], None], *, readable: bool = False
 ) -> bytes | None:
     """The newest record of ``key`` in runs that are ``probes``, newest first; None when it is in none.
 
-    ReadMiss passes through. CorruptionError and OSError are told to ``met`` with the ``get`` that raised them, which
-    answers what to raise; with ``readable`` damage is passed over instead. 0.1 to 0.2 us for a run that lacks the key.
+    ReadMiss passes through. CorruptionError is told to ``met`` with the ``get`` that raised it, then raised; with
+    ``readable`` damage is passed over instead. 0.1 to 0.2 us for a run that lacks the key.
     """
     key_hash: Any = xxh3_64_intdigest(key)
     mask = _MASKS[key_hash & 4095]
@@ -44,11 +44,11 @@ def find(  # HOT: engine_get
             continue
         try:
             record = get(key, key_hash)
-        except (CorruptionError, OSError) as error:
-            reason = met(error, get)
-            if readable and isinstance(reason, CorruptionError):
+        except CorruptionError as damage:
+            met(damage, get)
+            if readable:
                 continue
-            raise reason from error
+            raise
         if record is not None:
             return record
     return None

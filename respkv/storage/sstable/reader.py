@@ -4,7 +4,8 @@ Opening reads and verifies footer, index, filter and properties and keeps them i
 key and 90 bytes a block). A block is verified whenever it comes from the file; the cache holds verified ones.
 
 A point read takes the block from the cache, or from the page cache without waiting, or raises ReadMiss with a
-request that a thread may serve. Any damage shows as CorruptionError, never as an absent key.
+request that a thread may serve. Any damage, a sector that cannot be read too, shows as CorruptionError, never as an
+absent key.
 
 A reader that was closed lets go of its file; requests and scans that still run hold it until they end.
 """
@@ -23,7 +24,7 @@ from typing import Final
 
 from xxhash import xxh3_64_intdigest
 
-from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.base.errors import CorruptionError, ReadMiss, as_damage
 from respkv.env.fs import FileSystem, ReadFile
 from respkv.storage.block_cache import BlockCache, CachedBlocks
 from respkv.storage.sstable import bloom
@@ -78,7 +79,7 @@ class TableBlockRequest:
 
     def read(self) -> bytes:
         """The block, read and verified; blocking, from any thread. CorruptionError, OSError."""
-        section = self._file.pread(self.size, self.offset)
+        section = _pread(self._file, self.size, self.offset)
         return decode_section(section, self.size, self._seed, self.path, self.offset)
 
     def install(self, block: object) -> None:
@@ -88,6 +89,14 @@ class TableBlockRequest:
 
     def __repr__(self) -> str:
         return f"<TableBlockRequest {self.path} block={self.number}>"
+
+
+def _pread(file: ReadFile, size: int, offset: int) -> bytes:
+    """As ``file.pread``; CorruptionError for what the disk cannot give back."""
+    try:
+        return file.pread(size, offset)
+    except OSError as error:
+        raise as_damage(error, file.path, offset) from error
 
 
 def decode_section(section: bytes, size: int, seed: int, path: str, offset: int) -> bytes:
@@ -136,7 +145,10 @@ class TableReader:
         """
         self.path = path
         self.file_id = meta if isinstance(meta, int) else meta.file_id
-        file = fs.open_read(path)
+        try:
+            file = fs.open_read(path)
+        except OSError as error:
+            raise as_damage(error, path, 0) from error
         try:
             self._open(file, meta)
         except BaseException:
@@ -154,12 +166,12 @@ class TableReader:
     def _open(self, file: ReadFile, meta: TableMeta | int) -> None:
         path, file_id = self.path, self.file_id
         size = file.size()
-        check_header(file.pread(HEADER_BYTES, 0), file_id, path)
+        check_header(_pread(file, HEADER_BYTES, 0), file_id, path)
         end = size - FOOTER_BYTES
         if end < HEADER_BYTES:
             raise CorruptionError(path, size, "file too short for a table's footer")
-        footer = decode_footer(file.pread(FOOTER_BYTES, end), file_id, end, path)
-        tail = file.pread(end - footer.index_offset, footer.index_offset)
+        footer = decode_footer(_pread(file, FOOTER_BYTES, end), file_id, end, path)
+        tail = _pread(file, end - footer.index_offset, footer.index_offset)
         if len(tail) != end - footer.index_offset:
             raise CorruptionError(path, footer.index_offset, "the file is cut")
         self._index, self._offsets = self._read_index(tail, footer)
@@ -234,7 +246,10 @@ class TableReader:
         offsets = self._offsets
         offset = offsets[number]
         size = offsets[number + 1] - offset
-        section = self._file.pread_nowait(size, offset)
+        try:
+            section = self._file.pread_nowait(size, offset)
+        except OSError as error:
+            raise as_damage(error, self.path, offset) from error
         if section is None:
             self._cache.misses += 1
             raise ReadMiss(TableBlockRequest(self._cache, self._cached, self._file, number, offset, size))
@@ -311,7 +326,7 @@ class TableReader:
         while first < stop:
             base = offsets[first]
             last = max(first + 1, bisect_right(offsets, base + READ_AHEAD_BYTES, first, stop + 1) - 1)
-            data = file.pread(offsets[last] - base, base)
+            data = _pread(file, offsets[last] - base, base)
             blocks = []
             for number in range(first, last):
                 offset = offsets[number]

@@ -13,8 +13,10 @@ from respkv.env.rng import seeded
 from respkv.storage.engine import Engine
 from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_engine
+from respkv.storage.sstable.reader import TableBlockRequest
 from respkv.testing.disk import SimulatedFileSystem
 from respkv.testing.engine_driver import EngineDriver
+from respkv.worker.registry import run_job
 
 OPTIONS = EngineOptions(
     memtable_bytes=1 << 20,
@@ -172,7 +174,7 @@ def test_a_disk_that_cannot_read_is_damage_and_not_the_end() -> None:
 
 
 class BadSector:
-    """A file of which nothing can be read any more."""
+    """A file of which nothing can be read any more; as with real ones, the error does not name it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -201,12 +203,14 @@ def test_a_sector_that_cannot_be_read_any_more_is_damage() -> None:
     reader._file = BadSector(path)  # type: ignore[union-attr]
     with pytest.raises(CorruptionError, match="unreadable"):
         driver.engine.get(key(50))
+    with pytest.raises(CorruptionError, match="unreadable"):
+        list(driver.engine.scan(key(50), key(51)))
     assert driver.engine.get_below(driver.engine.memtable, key(50)) == record(1)
     assert [table.path for table in driver.engine.damaged_tables()] == [path]
 
 
-@pytest.mark.parametrize("error", [CorruptionError("t", 0, "cut"), OSError(errno.EIO, "input/output error")])
-def test_a_block_that_cannot_be_fetched_twice_makes_the_table_lost(error: CorruptionError | OSError) -> None:
+def test_a_block_that_cannot_be_fetched_twice_makes_the_table_lost() -> None:
+    error = CorruptionError("t", 0, "cut")
     fs = SimulatedFileSystem()
     driver = two_runs(fs)
     engine = driver.engine
@@ -236,6 +240,46 @@ def miss_of(engine: Engine, number: int) -> ReadMiss:
     with pytest.raises(ReadMiss) as caught:
         engine.get(key(number))
     return caught.value
+
+
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_scan_that_meets_an_unreadable_sector_marks_the_table(wait: bool) -> None:
+    fs = SimulatedFileSystem()
+    driver = two_runs(fs)
+    path = newest_table(fs)
+    (reader,) = (reader for reader in driver.engine._catalog.readers.values() if reader.path == path)
+    reader._file = BadSector(path)  # type: ignore[union-attr]
+    with pytest.raises(CorruptionError, match="unreadable"):
+        list(driver.engine.scan(b"\x01", b"\x02", wait=wait))
+    assert [table.path for table in driver.engine.damaged_tables()] == [path]
+
+
+def test_a_fetch_that_meets_an_unreadable_sector_says_which() -> None:
+    fs = SimulatedFileSystem()
+    driver = two_runs(fs)
+    fs.cold = MissAlways()
+    request = miss_of(driver.engine, 50).request
+    assert isinstance(request, TableBlockRequest)
+    request._file = BadSector(request.path)
+    with pytest.raises(CorruptionError, match="unreadable") as caught:
+        request.read()
+    assert (caught.value.path, caught.value.offset) == (request.path, request.offset)
+
+
+def test_a_compaction_that_meets_an_unreadable_sector_marks_the_table() -> None:
+    fs = SimulatedFileSystem()
+    driver = opened(fs)
+    for stamp in (1, 2, 3):
+        add_run(driver, range(100), stamp)
+    engine = driver.engine
+    path = f"/d/tables/{fs.listdir('/d/tables')[1]}"
+    job = engine.next_job()
+    assert job is not None and job.kind == "compact"
+    real_open = fs.open_read
+    fs.open_read = lambda name: BadSector(name) if name == path else real_open(name)  # type: ignore[method-assign]
+    answer = run_job(fs, {"id": job.id, "kind": job.kind, "spec": job.spec}, lambda size: None)
+    engine.on_job_failed(job.id, answer["error"])
+    assert [table.path for table in engine.damaged_tables()] == [path]
 
 
 def test_too_many_open_files_are_no_damage() -> None:
