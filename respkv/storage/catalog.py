@@ -35,13 +35,15 @@ from respkv.storage.wal import segment_path
 _OUTPUT_IDS_SPARE: Final = 8
 #: Ticks before work that failed is offered again: a second.
 _HOLD_TICKS: Final = 10
+#: Blocks of a table that could not be fetched, at most: with one more it is lost.
+_FAILED_BLOCKS_MAX: Final = 256
 
 
 class Catalog:
     """Tables, edits and jobs of one engine. See the module's docstring."""
 
     __slots__ = (
-        "_failed_fetch", "_held_ticks", "_manifest", "_meta_changes", "_news", "_next_file", "_plan", "_queued",
+        "_failed_fetches", "_held_ticks", "_manifest", "_meta_changes", "_news", "_next_file", "_plan", "_queued",
         "_removable", "board", "cache", "counters", "directory", "durable_lsn", "fs", "highest_stamp", "on_plan_failed",
         "options", "pending", "probes", "readers", "version",
     )  # fmt: skip
@@ -76,7 +78,8 @@ class Catalog:
         self.durable_lsn = version.durable_lsn
         #: told why a plan came to nothing
         self.on_plan_failed: Callable[[Exception], None] = _ignore
-        self._failed_fetch = (0, 0)
+        #: by table: the blocks, by offset, that could not be fetched
+        self._failed_fetches: dict[int, dict[int, None]] = {}
         self._news: list[tuple[str, str]] = []
         self._removable: list[tuple[int, str]] = []
         self._meta_changes: dict[str, bytes | None] = {}
@@ -327,6 +330,7 @@ class Catalog:
             if table.file_id not in kept:
                 # The reader is not closed: scans that hold it read on, and its last holder closes it.
                 del self.readers[table.file_id]
+                self._failed_fetches.pop(table.file_id, None)
                 self.cache.drop_file(table.file_id)
                 self._removable.append((table.file_id, table_path(self.directory, table.file_id)))
         for edit in plan.edits:
@@ -370,17 +374,19 @@ class Catalog:
         self.damaged(table.file_id, damage.reason)
 
     def fetch_failed(self, request: BlockRequest, error: CorruptionError | OSError) -> None:
-        """A block that a read waits for cannot be had. Its table is quarantined, and counts as lost when the same
-        block fails again: else that read would wait for ever."""
+        """A block that a read waits for cannot be had. Its table is quarantined, and counts as lost when a block fails
+        again, or too many have failed to remember: else reads would wait for ever."""
         assert isinstance(request, TableBlockRequest)
         file_id = table_id(request.path.rpartition("/")[2])
         reader = None if file_id is None else self.readers.get(file_id)
         if file_id is None or not isinstance(reader, TableReader) or not isinstance(error, CorruptionError):
             return
         self.damaged(file_id, error.reason)
-        if self._failed_fetch != (file_id, request.offset):
-            self._failed_fetch = (file_id, request.offset)
+        failed = self._failed_fetches.setdefault(file_id, {})
+        if request.offset not in failed and len(failed) < _FAILED_BLOCKS_MAX:
+            failed[request.offset] = None
             return
+        del self._failed_fetches[file_id]
         self.readers[file_id] = LostTable(request.path, reader.meta, error.reason)
         self.cache.drop_file(file_id)
         self._build_probes()

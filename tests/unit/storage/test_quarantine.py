@@ -10,6 +10,7 @@ import pytest
 from respkv.base.errors import CorruptionError, FormatError, ReadMiss
 from respkv.env.fs import ReadFile
 from respkv.env.rng import seeded
+from respkv.storage import catalog
 from respkv.storage.engine import Engine
 from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_engine
@@ -227,6 +228,31 @@ def test_a_block_that_cannot_be_fetched_twice_makes_the_table_lost() -> None:
     engine.check_invariants()
     fs.cold = None
     assert answers(engine, range(5, 6)) == {5: "1"}
+
+
+def test_readers_of_several_blocks_that_cannot_be_fetched_all_get_an_answer() -> None:
+    fs = SimulatedFileSystem()
+    driver = two_runs(fs)
+    engine = driver.engine
+    fs.cold = MissAlways()
+    error = CorruptionError("t", 0, "cut")
+    misses = [miss_of(engine, number) for number in (20, 79)]
+    assert misses[0].request.offset != misses[1].request.offset  # type: ignore[attr-defined]
+    for miss in misses:
+        engine.on_fetch_failed(miss.request, error)
+    assert not engine.damaged_tables()[0].lost, "each has failed once"
+    engine.on_fetch_failed(miss_of(engine, 20).request, error)
+    assert answers(engine, range(20, 80)) == dict.fromkeys(range(20, 80), "damaged")
+
+
+def test_a_table_with_more_bad_blocks_than_are_remembered_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_FAILED_BLOCKS_MAX", 1)
+    fs = SimulatedFileSystem()
+    engine = two_runs(fs).engine
+    fs.cold = MissAlways()
+    for number, lost in ((20, False), (79, True)):
+        engine.on_fetch_failed(miss_of(engine, number).request, CorruptionError("t", 0, "cut"))
+        assert engine.damaged_tables()[0].lost is lost
 
 
 class MissAlways(random.Random):
