@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from respkv.keyspace.counts import META_NAME
-from respkv.storage.plans import SnapshotPlan, remove_tree
+from respkv.storage.plans import SnapshotPlan, remove_tree, remove_unfinished
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -35,6 +35,7 @@ class Snapshots:
         self._began_floors: dict[str, str] = {}
         self._changes = 0
         self._tried_ms = 0
+        self._left_over(remove_unfinished(node.fs, self.path))
 
     @property
     def busy(self) -> bool:
@@ -119,6 +120,11 @@ class Snapshots:
     def _drop_old(self) -> None:
         for name in self._names()[: -self.node.config.value("snapshots-kept")]:
             remove_tree(self.node.fs, f"{self.path}/{name}")
+
+    def _left_over(self, problems: list[str]) -> None:
+        """What could not be removed is tried again at the next snapshot."""
+        for problem in problems:
+            self.node.log("warning", f"cannot remove an old snapshot: {problem}")
 
     def check(self, rules: tuple[tuple[int, int], ...]) -> None:
         """Begin when one of the (seconds, changes) rules is met; after a failure not before 5 s."""

@@ -10,7 +10,9 @@ nothing; ``failed`` says so to the engine, which offers the same work again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from respkv.base.errors import RespkvError, StorageFull
 from respkv.env.fs import AppendFile, FileSystem
@@ -21,6 +23,8 @@ from respkv.storage.quarantine import open_table
 from respkv.storage.sstable.reader import TableReader
 from respkv.storage.version import Edit, Version, table_path
 from respkv.storage.wal import FatalStorageError, is_disk_full
+
+_UNFINISHED: Final = ".tmp"
 
 
 @dataclass(slots=True)
@@ -138,28 +142,60 @@ class SnapshotPlan:
         The directory appears under its name only when it is complete and durable.
         """
         assert self.version is not None, "the flush before a snapshot has not ended"
-        fs, target = self.fs, self.path + ".tmp"
+        fs, target = self.fs, self.path + _UNFINISHED
         if fs.exists(self.path):
             raise FileExistsError(self.path)
         make_directory(fs, parent_of(self.path))
+        remove_unfinished(fs, parent_of(self.path))
         remove_tree(fs, target)
+        try:
+            count = self._make(self.version, target)
+            fs.rename(target, self.path)
+        except (OSError, RespkvError):
+            # Its links would keep every table of this moment, long after compaction has dropped them.
+            with suppress(OSError):
+                remove_tree(fs, target)
+            raise
+        fs.sync_dir(parent_of(self.path))
+        return count
+
+    def _make(self, version: Version, target: str) -> int:
+        """Everything in the new directory ``target``, durable; how many tables."""
+        fs = self.fs
         fs.mkdir(f"{target}/tables")
         fs.mkdir(f"{target}/wal")
         count = 0
-        for table in self.version.tables():
+        for table in version.tables():
             source = table_path(self.directory, table.file_id)
-            if table.file_id not in self.version.quarantine or fs.exists(source):
+            if table.file_id not in version.quarantine or fs.exists(source):
                 fs.link(source, table_path(target, table.file_id))
                 count += 1
         fs.sync_dir(f"{target}/tables")
         fs.sync_dir(f"{target}/wal")
-        write_manifest(fs, target, 1, self.version.snapshot_edit(log_number=0), 0).file.close()
+        write_manifest(fs, target, 1, version.snapshot_edit(log_number=0), 0).file.close()
         fs.write_file(f"{target}/IDENTITY", encode_identity(UNNAMED))
         fs.write_file(f"{target}/CURRENT", encode_current(1))
         fs.sync_dir(target)
-        fs.rename(target, self.path)
-        fs.sync_dir(parent_of(self.path))
         return count
+
+
+def remove_unfinished(fs: FileSystem, directory: str) -> list[str]:
+    """Remove what snapshots that were cut short have left in ``directory``; the OSErrors in words, with their paths."""
+    try:
+        names = fs.listdir(directory) if fs.exists(directory) else []
+    except OSError as error:
+        return [f"{directory}: {error.strerror}"]
+    unfinished = [name for name in names if name.removesuffix(_UNFINISHED).isdigit() and not name.isdigit()]
+    return [problem for name in unfinished for problem in try_to_remove(fs, f"{directory}/{name}")]
+
+
+def try_to_remove(fs: FileSystem, path: str) -> list[str]:
+    """``remove_tree``; the OSError that ended it, if one did, in words and with its path."""
+    try:
+        remove_tree(fs, path)
+    except OSError as error:
+        return [f"{error.filename or path}: {error.strerror}"]
+    return []
 
 
 def remove_tree(fs: FileSystem, path: str) -> None:

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
+from respkv.storage.plans import SnapshotPlan
 from respkv.testing.clock import ManualClock
-from respkv.testing.disk import SimulatedFileSystem
+from respkv.testing.disk import PowerLoss, SimulatedFileSystem
 from respkv.testing.node_driver import DIRECTORY, Client, NodeDriver
 
 
@@ -277,6 +278,57 @@ def test_a_plan_that_failed_leaves_the_next_one_free() -> None:
         driver.node.on_snapshot_done(plan, OSError(errno.EIO, "broken").strerror)
         assert told == ["broken"] and not driver.node.snapshots.last_ok
     assert snapshot(driver) == [""] and driver.node.snapshots.last_ok
+
+
+def leftovers(driver: NodeDriver) -> list[str]:
+    return [name for name in names(driver) if name.endswith(".tmp")]
+
+
+def ready_plan(driver: NodeDriver) -> SnapshotPlan:
+    """A snapshot that waits to be linked."""
+    driver.node.snapshot(lambda problem: None)
+    while (job := driver.node.next_job()) is not None:
+        driver._do(job)
+    while (manifest := driver.node.manifest_plan()) is not None:
+        manifest.run()
+        driver.node.on_manifest_synced(manifest)
+    plan = driver.node.snapshot_plan()
+    assert plan is not None
+    return plan
+
+
+def test_a_snapshot_that_fails_keeps_no_tables() -> None:
+    driver = NodeDriver()
+    driver.connect().call("SET", "k", "v" * 5000)
+    plan = ready_plan(driver)
+    driver.fs.capacity = driver.fs.used()
+    with pytest.raises(OSError, match="no space"):
+        plan.run()
+    assert names(driver) == []
+    driver.node.on_snapshot_done(plan, "no space")
+    driver.fs.capacity = None
+    assert snapshot(driver) == [""] and len(names(driver)) == 1
+
+
+def test_what_a_killed_snapshot_has_left_goes_at_the_next_start() -> None:
+    driver = NodeDriver()
+    driver.connect().call("SET", "k", "v")
+    plan = ready_plan(driver)
+    driver.fs.fuse = 5
+    with pytest.raises(PowerLoss):
+        plan.run()
+    assert leftovers(driver)
+    after = NodeDriver(fs=driver.fs.copy(), clock=driver.clock)
+    assert names(after) == [] and after.connect().call("GET", "k") == b"$1\r\nv\r\n"
+
+
+def test_a_snapshot_removes_what_earlier_ones_have_left() -> None:
+    driver = NodeDriver()
+    path = driver.node.snapshots.path
+    for name in ("000000000000123.tmp/tables", "mine.tmp"):
+        driver.fs.mkdir(f"{path}/{name}")
+    driver.fs.write_file(f"{path}/000000000000123.tmp/tables/1.sst", b"left over")
+    assert snapshot(driver) == [""] and leftovers(driver) == ["mine.tmp"]
 
 
 # save points
