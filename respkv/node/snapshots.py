@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from respkv.keyspace.counts import META_NAME
-from respkv.storage.plans import SnapshotPlan, remove_tree, remove_unfinished
+from respkv.storage.plans import SnapshotPlan, remove_unfinished, try_to_remove
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -119,7 +119,7 @@ class Snapshots:
 
     def _drop_old(self) -> None:
         for name in self._names()[: -self.node.config.value("snapshots-kept")]:
-            remove_tree(self.node.fs, f"{self.path}/{name}")
+            self._left_over(try_to_remove(self.node.fs, f"{self.path}/{name}"))
 
     def _left_over(self, problems: list[str]) -> None:
         """What could not be removed is tried again at the next snapshot."""

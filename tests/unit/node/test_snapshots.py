@@ -331,6 +331,22 @@ def test_a_snapshot_removes_what_earlier_ones_have_left() -> None:
     assert snapshot(driver) == [""] and leftovers(driver) == ["mine.tmp"]
 
 
+def test_an_old_snapshot_that_cannot_be_removed_is_told_and_tried_again() -> None:
+    driver = NodeDriver(snapshots_kept="1")
+    snapshot(driver)
+    (old,) = names(driver)
+    rmdir = driver.fs.rmdir
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.ENOTEMPTY, "directory not empty", path)
+
+    driver.fs.rmdir = refuse  # type: ignore[method-assign]
+    assert snapshot(driver) == [""] and driver.node.snapshots.last_ok and old in names(driver)
+    assert any(level == "warning" and f"/{old}/" in text and "not empty" in text for level, text in driver.log)
+    driver.fs.rmdir = rmdir  # type: ignore[method-assign]
+    assert snapshot(driver) == [""] and len(names(driver)) == 1 and old not in names(driver)
+
+
 # save points
 
 
