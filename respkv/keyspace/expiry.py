@@ -18,11 +18,13 @@ from respkv.keyspace import keys
 if TYPE_CHECKING:
     from respkv.keyspace.apply import Applier
 
-#: Keys and elements that are remembered as met after their time. They are worked off at the end of each cycle but while
-#: writes are refused; whatever is forgotten then is found again by its next reader, or by its index entry.
+#: Keys and elements that are remembered as met after their time. They are worked off at the end of each cycle while the
+#: log has room for it; whatever is forgotten otherwise is found again by its next reader, or by its index entry.
 SIGHTED_MAX: Final = 100_000
 #: How many of them go at the end of one cycle; one HGETALL may meet a hundred thousand fields.
 SIGHTED_PER_CALL: Final = 1000
+#: What an expired form takes of the log beside its key, the count of a hash that lost a field included, at the most.
+_FORM_BYTES: Final = 256
 
 
 class Sighted(dict[bytes, None]):
@@ -37,7 +39,11 @@ class Sighted(dict[bytes, None]):
 
 class ExpiryDuty:
     """The expiry worker of one keyspace, whose list of keys to expire it bounds. ``run`` may be called as often as one
-    likes."""
+    likes.
+
+    It goes on while clients' writes are refused, since expiring is what frees the disk in the end; on a full one as
+    long as the log has room.
+    """
 
     __slots__ = ("_damaged", "_position", "applier", "lag_ms")
 
@@ -55,6 +61,8 @@ class ExpiryDuty:
         """Expire a slice of what readers met after its time; a block to fetch first, or None."""
         keyspace = self.applier.keyspace
         for internal in list(islice(keyspace.sighted, SIGHTED_PER_CALL)):
+            if not self._has_room(internal):
+                break
             try:
                 self.applier.expire_now(internal)
             except ReadMiss as miss:
@@ -76,6 +84,8 @@ class ExpiryDuty:
                 if len(entries) == limit:
                     break
             for entry in entries:
+                if not self._has_room(entry):
+                    return False, None
                 try:
                     self._expire(entry)
                 except CorruptionError as damage:
@@ -91,6 +101,10 @@ class ExpiryDuty:
         self._position = None
         self.lag_ms = 0
         return False, None
+
+    def _has_room(self, internal: bytes) -> bool:
+        engine = self.applier.keyspace.engine
+        return engine.refusal() is None or engine.has_room(2 * len(internal) + _FORM_BYTES)
 
     def _expire(self, entry: bytes) -> None:
         expire_at_ms, internal = keys.expiry_parts(entry)

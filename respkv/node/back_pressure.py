@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from respkv.base.limits import HOLD_US
-from respkv.storage.engine import RUN_BRAKES_US
+from respkv.storage.brakes import RUN_BRAKES_US
 from respkv.wire.messages import Pressure
 
 #: Shorter waits are a matter of one's own.

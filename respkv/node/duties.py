@@ -31,6 +31,8 @@ _TICK_US: Final = 100_000
 _BUSY_TICK_US: Final = 2_000
 _SECOND_US: Final = 1_000_000
 _MARK_INTERVAL_MS: Final = 5_000
+#: While writes are refused, a table is made of what is deleted and what expires no oftener.
+_TABLE_INTERVAL_US: Final = 30_000_000
 _RING_ADVICE: Final = "Its keys are answered by other replicas, and are fetched from them again once all can be reached"
 _DAMAGE_ADVICE: Final = (
     "Keys in its range are answered with CORRUPT; restore the file from a snapshot and restart, or see respkv-check"
@@ -52,6 +54,8 @@ class Duties:
         "_marked_keys",
         "_marked_ms",
         "_settled_us",
+        "_table_due_us",
+        "_tabled",
         "expired_durable_ms",
         "expiry",
         "node",
@@ -66,7 +70,8 @@ class Duties:
         self._mark = self._mark_lsn = 0
         self._marked_ms = self._marked_keys = 0
         self._fetching = False
-        self._damage_told_us = self._settled_us = 0
+        self._damage_told_us = self._settled_us = self._table_due_us = 0
+        self._tabled = 0, 0
         self._actors = ActorLease(node)
         self._flushed_lsn = 0
 
@@ -99,7 +104,7 @@ class Duties:
 
     def _expire(self) -> None:
         more = False
-        if self.node.active_expire and not self._fetching and self.node.dispatcher.refusal is None:
+        if self.node.active_expire and not self._fetching:
             try:
                 more, request = self.expiry.run(EXPIRED_PER_CALL)
                 self._fetch(request)
@@ -115,6 +120,8 @@ class Duties:
         if needs_table(node.engine, node.config.value("max-disk")):
             node.commit(own=True)
             node.engine.rotate()
+        elif node.dispatcher.refusal is not None:
+            self._make_table()
         node.refresh_refusal()
         counts = node.keyspace.counts
         counts.follow()
@@ -123,6 +130,16 @@ class Duties:
         more = self._settle_some()
         node.metrics.sample(node.clock.monotonic_us())
         node.after_us(_BUSY_TICK_US if busy else SETTLE_INTERVAL_US if more else _TICK_US, self._tick)
+
+    def _make_table(self) -> None:
+        """Writes are refused: nothing fills the memtable, and what is deleted or expires frees no disk before it has
+        come into a table."""
+        node = self.node
+        changed = node.changes, node.keyspace.expired_keys
+        if changed != self._tabled and node.now_us >= self._table_due_us and not node.engine.immutables:
+            node.commit(own=True)
+            if node.engine.make_table():
+                self._tabled, self._table_due_us = changed, node.now_us + _TABLE_INTERVAL_US
 
     def _settle_some(self) -> bool:
         """Slices one after the other while clients ask for little, a small one in every span under load. True: the next

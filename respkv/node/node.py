@@ -339,7 +339,7 @@ class Node(NodeErrands):
         ``own``: only facts of the node itself, which do not count as load.
         """
         engine = self.engine
-        if self.keyspace.sighted and self.dispatcher.refusal is None:
+        if self.keyspace.sighted:
             self.duties.end_cycle()
         lsn = engine.appended_lsn
         if self.ring is not None:

@@ -59,7 +59,7 @@ class NodeErrands:
     def seal(self) -> None:
         """The requests and messages of the cycle are done, its commit comes next."""
         assert self.ring is not None
-        if self.keyspace.sighted and self.dispatcher.refusal is None:
+        if self.keyspace.sighted:
             self.duties.end_cycle()
         if self.keyspace.conflicts is not None:
             # What merges have made of siblings goes to all replicas like a client's write.
@@ -120,7 +120,8 @@ class NodeErrands:
 
     def next_job(self) -> Job | None:
         """Work for a worker process, None when there is none."""
-        job = self.engine.next_job(idle=self.now_us - self._written_us > _IDLE_AFTER_US)
+        idle = self.now_us - self._written_us > _IDLE_AFTER_US
+        job = self.engine.next_job(idle=idle, cramped=self.dispatcher.refusal is not None)
         if job is not None:
             return job
         if self.ring is not None and (job := self.ring.repair.next_job()) is not None:

@@ -126,12 +126,12 @@ class Catalog:
         }
         return self.board.start(FLUSH, spec, (segment_id,), (segment_id,))
 
-    def start_compaction(self, *, idle: bool = False) -> Job | None:
+    def start_compaction(self, *, idle: bool = False, cramped: bool = False) -> Job | None:
         """The compaction that is most worth its cost; None when none is, or one is under way."""
         if not self.board.may_start(COMPACT) or self._drops_under_way():
             return None
         stretches = self.sound_stretches()
-        picks = (compaction.pick(Version(runs), self.options, idle=idle) for runs in stretches)
+        picks = (compaction.pick(Version(runs), self.options, idle=idle, cramped=cramped) for runs in stretches)
         pick = next((pick for pick in picks if pick is not None), None)
         if pick is None:
             return None

@@ -3,7 +3,7 @@
 Size-tiered: runs of like size form a tier, and a tier of ``runs_per_tier`` runs becomes one run of the next.
 A record is so rewritten about once per tier, where leveled compaction rewrites it ten times per level and
 the interpreter's time is what is scarce (O'Neil et al., "The Log-Structured Merge-Tree", 1996; Dayan,
-Idreos, "Dostoevsky", 2018, for what tiering trades for it). Four rules, the first that applies:
+Idreos, "Dostoevsky", 2018, for what tiering trades for it). Five rules, the first that applies:
 
 * garbage: when the newer runs together have outgrown ``GARBAGE_PERCENT`` of the oldest run, everything is
   merged into one run; the garbage, at most what the newer runs replace, is bounded by that.
@@ -12,6 +12,8 @@ Idreos, "Dostoevsky", 2018, for what tiering trades for it). Four rules, the fir
 * count: runs near ``stall_runs``, where writers would be held: the cheapest window of ``runs_per_tier``.
 * idle: when the caller says that nobody is kept waiting, and the newer runs are ``IDLE_PERCENT`` of the
   oldest or more, everything is merged, since each run costs every read that it cannot answer a filter test.
+* cramped: when the caller says that writes are refused for want of disk, everything is merged, however small the newer
+  runs are: they hold what was deleted or has expired since, which takes a few bytes and frees many.
 
 Only neighbours in age are merged, or an old record could come to stand above a newer one. With one run or
 none there is nothing to do.
@@ -47,7 +49,7 @@ class CompactionOptions(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CompactionPick:
-    """Runs to merge, newest first, neighbours in age. ``reason`` is "garbage", "tier", "count" or "idle"."""
+    """Runs to merge, newest first, neighbours in age. ``reason`` is the rule's name."""
 
     runs: tuple[Run, ...]
     reason: str
@@ -57,12 +59,16 @@ class CompactionPick:
         return sum(run.size for run in self.runs)
 
 
-def pick(version: Version, options: CompactionOptions, *, idle: bool = False) -> CompactionPick | None:
+def pick(
+    version: Version, options: CompactionOptions, *, idle: bool = False, cramped: bool = False
+) -> CompactionPick | None:
     """The merge that is due, None when the runs are in good shape. O(runs squared), runs being few."""
     sizes = [run.size for run in version.runs]
     found = _pick_window(sizes, options)
     if found is None and idle and len(sizes) > 1 and sum(sizes[:-1]) * 100 >= sizes[-1] * IDLE_PERCENT:
         found = 0, len(sizes), "idle"
+    if found is None and cramped and len(sizes) > 1:
+        found = 0, len(sizes), "cramped"
     if found is None:
         return None
     start, stop, reason = found

@@ -21,10 +21,10 @@ from itertools import pairwise
 from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CorruptionError, StorageFull
-from respkv.base.limits import HOLD_US
 from respkv.env.fs import FileSystem
 from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
 from respkv.storage.batch_scale import BatchScale
+from respkv.storage.brakes import BRAKE_US, brake_us
 from respkv.storage.catalog import Catalog
 from respkv.storage.disk_use import preallocated_bytes
 from respkv.storage.job_board import FLUSH, Job
@@ -50,11 +50,8 @@ from respkv.storage.write_batch import pack_lengths
 Derive = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
 
 DISK_FULL: Final = "disk full"
-#: How long clients that write wait with so many runs beyond ``stall_runs``, and at most while a memtable waits.
-RUN_BRAKES_US: Final = (0, 2_500, 5_000, 7_500, 10_000, 20_000, 40_000, 80_000, 120_000, 160_000)
-BRAKE_US: Final = 10_000
-#: So many runs beyond ``stall_runs`` nobody may write any more: each costs memory, and every read.
-_HELD_RUNS: Final = 24
+#: What of the log's room clients' deletions and expiry leave alone: the node's own notes, and the record that ends it.
+LOG_RESERVE: Final = 64 << 10
 _DISPOSE_PER_TICK: Final = 1000
 
 
@@ -194,12 +191,22 @@ class Engine:
         self.commit()
         return True if not (self.memtable.table or self.memtable.deferred) else self._rotate()
 
-    def _rotate(self) -> bool:
+    def make_table(self) -> bool:
+        """As ``rotate``; while the disk is full the log goes on in a short segment, in which only deletions have room,
+        if the disk has room for that and a table. The old segment's room comes back once there is the table."""
+        self.commit()
+        if not self._refusal or not (self.memtable.table or self.memtable.deferred):
+            return self.rotate()
+        short = self.options.segment_preallocation - self.options.segment_limit
+        return self.fs.free_bytes(self.directory) >= short + self._log.offset and self._rotate(short)
+
+    def _rotate(self, room: int = 0) -> bool:
+        """``room``: the length of a segment that is too short for clients' writes; 0: a whole one."""
         old, file_id = self._log, self._catalog.take_file_id()
         path = segment_path(self.directory, file_id)
         header = LogHeader(file_id, old.file_id, old.last_lsn, self.durable_lsn)
-        preallocate = self.options.segment_preallocation
         try:
+            preallocate = room or self.options.segment_preallocation
             log = LogWriter(self.fs, path, SEGMENT_MAGIC, header, preallocate=preallocate)
         except OSError as error:
             return self._rotation_failed(path, error)
@@ -215,7 +222,7 @@ class Engine:
         self.memtable.meta = self.describe()
         self._retired = (self.memtable, *self._retired)
         self.memtable = Memtable(file_id, old.last_lsn + 1)
-        self._refusal = None
+        self._refusal = DISK_FULL if room else None
         return True
 
     def _rotation_failed(self, path: str, error: OSError) -> bool:
@@ -231,6 +238,11 @@ class Engine:
     def refusal(self) -> str | None:
         """Why clients' writes must be refused now; None when they need not."""
         return self._refusal
+
+    def has_room(self, size: int) -> bool:
+        """Whether the room that the log has for sure takes ``size`` bytes beside the open batch and a reserve."""
+        waiting = self._scale.weigh(self.batch, self.appended_lsn)
+        return self._log.offset + waiting + size <= self._log.room - LOG_RESERVE
 
     def tick(self) -> bool:
         """Small duties, every 100 ms or so: free retired memory in slices, retry a full disk.
@@ -285,13 +297,14 @@ class Engine:
         """Take writes again once a segment fits beside the ballast; the ballast is made anew first."""
         options = self.options
         missing = 0 if has_ballast(self.fs, self.directory) else options.ballast_bytes
-        if self.fs.free_bytes(self.directory) >= options.segment_preallocation + missing:
-            make_ballast(self.fs, self.directory, options.ballast_bytes)
-            if self._log.room >= options.segment_limit:
-                self._refusal = None
-            else:
-                self.commit()
-                self._rotate()
+        if self.fs.free_bytes(self.directory) < options.segment_preallocation + missing:
+            return
+        make_ballast(self.fs, self.directory, options.ballast_bytes)
+        if self._log.room >= options.segment_limit:
+            self._refusal = None
+        else:
+            self.commit()
+            self._rotate()
 
     def _mark(self) -> None:
         """Nothing was written since the last sync: say in the log that all of it is durable, so that what rots
@@ -373,14 +386,14 @@ class Engine:
 
     # Jobs, edits, snapshots
 
-    def next_job(self, *, idle: bool = False) -> Job | None:
+    def next_job(self, *, idle: bool = False, cramped: bool = False) -> Job | None:
         """A job to run elsewhere, flushes first; None when there is nothing to do or all are running.
 
-        Its end is told by ``on_job_done`` or ``on_job_failed``.
+        ``idle`` and ``cramped`` as in ``compaction``. Its end is told by ``on_job_done`` or ``on_job_failed``.
         """
         if self._retired and self._catalog.board.may_start(FLUSH):
             return self._catalog.start_flush(self._retired[-1].segment_id)
-        return self._catalog.start_compaction(idle=idle)
+        return self._catalog.start_compaction(idle=idle, cramped=cramped)
 
     def on_job_done(self, job_id: int, result: dict[str, Any]) -> None:
         """A job's result; it comes into force through ``manifest_plan``. KeyError for a job not running."""
@@ -487,22 +500,10 @@ class Engine:
         return min(1.0, self.brake_us() / BRAKE_US)
 
     def brake_us(self) -> int:
-        """How long a client that has written waits before it may go on, us; HOLD_US: until this says less.
-
-        Grows while a memtable waits for its flush and the active one passes half of its limit: memory is bounded, so at
-        its limit writers are held. Grows with runs beyond ``stall_runs``, as far as merging them can help: there a
-        trickle goes on, which leaves the processor to the merging.
-        """
-        wait_us = 0
-        if self._retired:
-            level = (self.memtable.charge() / self._memtable_limit - 0.5) * 2.0
-            if len(self._retired) > 1 or level >= 1.0:
-                return HOLD_US
-            wait_us = max(0, int(level * BRAKE_US))
-        excess = max(map(len, self._catalog.sound_stretches()), default=0) - self.options.stall_runs
-        if excess <= 0:
-            return wait_us
-        return HOLD_US if excess >= _HELD_RUNS else max(wait_us, RUN_BRAKES_US[min(excess, len(RUN_BRAKES_US) - 1)])
+        """How long a client that has written waits before it may go on, us; HOLD_US: until this says less."""
+        filled = self.memtable.charge() / self._memtable_limit if self._retired else 0.0
+        runs = max(map(len, self._catalog.sound_stretches()), default=0)
+        return brake_us(len(self._retired), filled, runs - self.options.stall_runs)
 
     def close(self) -> None:
         """Close the files; what is not synced stays so. FatalStorageError.

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from respkv.storage.engine import LOG_RESERVE
 from respkv.testing.disk import SimulatedFileSystem
 from respkv.testing.node_driver import NodeDriver
 from tests.unit.commands.fake_server import decode
@@ -387,12 +388,13 @@ def test_a_block_that_is_missing_does_not_double_the_events(requests: list[str],
     assert driver.clock.monotonic_us() > start_us, "it had to wait for a block"
 
 
-def test_a_full_disk_keeps_lapsed_keys_where_they_are() -> None:
+def test_a_full_disk_and_a_full_log_keep_lapsed_keys_where_they_are() -> None:
     node = Node(EVERYTHING)
     driver = node.driver
     node("SET k v PX 5")
     driver.fs.capacity = driver.fs.used()
     assert not driver.node.engine.rotate()
+    driver.node.engine._log.room = LOG_RESERVE
     driver.node.refresh_refusal()
     node.later(10)
     assert node("GET k") == ["keymiss k"]

@@ -56,6 +56,58 @@ def test_a_reader_that_meets_an_expired_key_removes_it() -> None:
     assert client.call("DBSIZE") == b":0\r\n"
 
 
+@pytest.mark.parametrize("size", [200_000, 20_000])
+def test_a_store_over_max_disk_takes_writes_again_once_its_keys_have_expired(size: int) -> None:
+    driver = NodeDriver(max_disk="3mb")
+    client, rng = driver.connect(), driver.node.rng
+    for life in range(2):
+        for n in range(3_500_000 // size):
+            client.call("SET", f"{life}:{n}", rng.randbytes(size), "PX", 30_000)
+            driver.pass_time(size)
+        assert client.call("SET", "a", "1").startswith(b"-OOM ")
+        driver.pass_time(90_000_000)
+        assert client.call("SET", "a", "1", "PX", 1) == b"+OK\r\n"
+
+
+def full(driver: NodeDriver, capacity: int, *options: str | int) -> int:
+    """Write keys of 300 bytes until nothing is taken any more; how many there are."""
+    client, count, refused = driver.connect(), 0, 0
+    driver.fs.capacity = capacity
+    while refused < 100:
+        answer = client.call("SET", f"k{count}", driver.node.rng.randbytes(300), *options)
+        count, refused = (count + 1, 0) if answer == b"+OK\r\n" else (count, refused + 1)
+        if count % 100 == 0 or refused:
+            driver.pass_time(100_000)
+    return count
+
+
+def test_a_full_disk_takes_writes_again_once_its_keys_have_expired() -> None:
+    driver = NodeDriver(memtable_bytes="200000", ballast_bytes="1000000")
+    count, client = full(driver, 9_000_000, "PX", 300_000), driver.connect()
+    assert count > 1000 and client.call("SET", "a", "1").startswith(b"-MISCONF ")
+    driver.clock.advance_us(300_000_000)
+    driver.pass_time(60_000_000)
+    assert client.call("SET", "a", "1") == b"+OK\r\n" and client.call("DBSIZE") == b":1\r\n"
+
+
+def test_expiry_on_a_full_disk_ends_where_the_room_of_the_log_does() -> None:
+    driver = NodeDriver(memtable_bytes="200000", ballast_bytes="0")
+    client = driver.connect()
+    for n in range(40):
+        client.call("SET", b"%d:" % n + b"k" * 40_000, "v", "PX", 1000)
+        client.call("GET", b"%d:" % n + b"k" * 40_000)
+        driver.pass_time(10_000)
+    engine = driver.node.engine
+    engine._refusal, driver.fs.capacity = "disk full", driver.fs.used()
+    driver.pass_time(60_000_000)
+    for n in range(40):
+        assert client.call("GET", b"%d:" % n + b"k" * 40_000) == b"$-1\r\n"
+    assert engine._log.offset < engine._log.room and engine.refusal() is not None
+    driver.fs.capacity = None
+    driver.pass_time(1_000_000)
+    assert client.call("DBSIZE") == b":0\r\n" and driver.node.dispatcher.refusal is None
+
+
 def test_the_mark_is_logged_after_work_and_known_durable_after_a_sync() -> None:
     driver = NodeDriver()
     client = driver.connect()

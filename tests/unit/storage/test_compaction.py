@@ -57,6 +57,16 @@ def test_many_unlike_runs_are_merged_where_it_is_cheapest() -> None:
     assert picked(*rising, 4**12) == (rising[:9], "tier")
 
 
+def test_without_disk_the_smallest_run_is_worth_a_merge() -> None:
+    for sizes in ((1, 1000), (1, 2, 1000)):
+        assert pick(version(*sizes), OPTIONS, idle=True) is None
+        found = pick(version(*sizes), OPTIONS, cramped=True)
+        assert found is not None and ([run.size for run in found.runs], found.reason) == (list(sizes), "cramped")
+    assert pick(version(1000), OPTIONS, cramped=True) is None
+    due = pick(version(30, 31, 32, 33, 1000), OPTIONS, cramped=True)
+    assert due is not None and due.reason == "tier", "what takes less room comes first"
+
+
 def test_idle_hands_merge_what_is_worth_it() -> None:
     for sizes in ([5, 5], [10, 10, 200], [1, 30, 200, 1000]):
         found = pick(version(*sizes), OPTIONS, idle=True)
