@@ -21,7 +21,7 @@ from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, 
 from respkv.keyspace import keys
 from respkv.replication.levels import QUORUM
 from respkv.replication.read_batch import HEDGE_US, READ_TIMEOUT_US, Batch
-from respkv.replication.replica import Replica, range_digest
+from respkv.replication.replica import RangePage, Replica, range_digest
 from respkv.replication.rounds import Collector, Reader, Round
 from respkv.replication.write_op import WriteSide
 from respkv.resp import errors
@@ -35,12 +35,13 @@ RANGE_ENTRIES: Final = 4096
 
 class _Range:
     """A range that is compared page by page with one peer; ``asked``: all that are or were asked about it for the same
-    reader, one set for all of them, so that none takes the place of another."""
+    reader, one set for all of them, so that none takes the place of another. ``last`` and ``more``: of the page that
+    the peer was asked about, as in ``RangePage``; what is held here may have become another one until it answers."""
 
-    __slots__ = ("asked", "deadline_us", "end", "peer", "reader", "start")
+    __slots__ = ("asked", "deadline_us", "end", "last", "more", "peer", "reader", "start")
 
     def __init__(
-        self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int, asked: set[int]
+        self, reader: Reader, peer: int, start: bytes, end: bytes, deadline_us: int, asked: set[int], page: RangePage
     ) -> None:
         self.reader = reader
         self.peer = peer
@@ -48,6 +49,8 @@ class _Range:
         self.end = end
         self.deadline_us = deadline_us
         self.asked = asked
+        self.last = page.last
+        self.more = page.more
 
 
 class ReadSide:
@@ -131,23 +134,23 @@ class ReadSide:
 
     def ask_range(
         self, reader: Reader, peer: int, start: bytes, end: bytes, now_us: int, asked: set[int],
-        payload: bytes | None = None,
+        page: RangePage | None = None,
     ) -> None:  # fmt: skip
         """Compare a range with ``peer``. May raise ReadMiss, then nothing was asked; counts into ``reader.waiting``.
 
-        ``payload``: what is held here of its first page, when that is known.
+        ``page``: what is held here of its first page, when that is known.
         """
-        if payload is None:
-            payload, _ = self._replica.range_payload(start, end, RANGE_ENTRIES)
+        if page is None:
+            page = self._replica.range_page(start, end, RANGE_ENTRIES)
         asked.add(peer)
         seq = self.next_seq()
-        message = RangeRead(seq, start, end, b"", RANGE_ENTRIES, range_digest(payload))
+        message = RangeRead(seq, start, end, b"", RANGE_ENTRIES, range_digest(page.payload))
         reader.waiting += 1
         if not self._live(peer) or not self._send(peer, message):
             reader.waiting -= 1
             self.give_up(reader)
             return
-        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US, asked)
+        self._ranges[seq] = _Range(reader, peer, start, end, now_us + READ_TIMEOUT_US, asked, page)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -333,7 +336,10 @@ class ReadSide:
             self._ask_another(rest)
 
     def on_range(self, peer: int, message: RangeResult, now_us: int) -> None:
-        """An answer to ``RangeRead``. May raise ReadMiss, then nothing has changed."""
+        """An answer to ``RangeRead``. May raise ReadMiss, then nothing has changed.
+
+        What is compared ends where the first of the two pages was cut short; the rest is asked about next.
+        """
         held = self._ranges.get(message.seq)
         if held is None or held.peer != peer:
             return
@@ -344,21 +350,25 @@ class ReadSide:
             del self._ranges[message.seq]
             held.reader.waiting -= 1
             return
-        after, newer, older = held.end, [], []
+        newer: list[bytes] = []
+        older: list[bytes] = []
         if message.status == OK:
             held.reader.changed = True  # What makes the difference may have come here since the range was read.
-            theirs = dict(iterate_payload(message.payload))
-            if message.more:
-                after = keys.after(max(theirs, default=held.start))
-            mine = dict(iterate_payload(replica.range_payload(held.start, after, 1 << 30)[0]))
+            theirs = _entries(message.payload, held.start, held.end)
+            here = replica.range_page(held.start, held.end, RANGE_ENTRIES)
+            cuts = [last for last, more in ((max(theirs, default=b""), message.more), (here.last, here.more)) if more]
+            after = keys.after(min(cuts)) if cuts else held.end
+            theirs = {k: r for k, r in theirs.items() if k < after}
+            mine = {k: r for k, r in iterate_payload(here.payload) if k < after}
             newer = [encode_entry(k, r) for k, r in theirs.items() if k not in mine or _beats(r, mine[k])]
             older = [encode_entry(k, r) for k, r in mine.items() if k not in theirs or _beats(r, theirs[k])]
-        elif message.more:
-            payload, _ = replica.range_payload(held.start, held.end, RANGE_ENTRIES)
-            after = keys.after(max(key for key, _ in iterate_payload(payload)))
-        more = message.more and after < held.end
+        else:
+            after = keys.after(held.last) if message.more or held.more else held.end
+        if after < held.start:
+            raise ProtocolError("a range that goes on behind nothing")
+        more = after < held.end
         # Whatever may have to wait for a block comes before anything is changed: the answer is taken again then.
-        page = replica.range_payload(after, held.end, RANGE_ENTRIES)[0] if more else b""
+        page = replica.range_page(after, held.end, RANGE_ENTRIES) if more else None
         if newer:
             replica.apply(REPAIR, b"".join(newer), peer)
             held.reader.changed = True
@@ -529,6 +539,17 @@ class ReadSide:
             "read_repairs_here": self.repaired_here,
             "read_repairs_there": self.repaired_there,
         }
+
+
+def _entries(payload: bytes, start: bytes, end: bytes) -> dict[bytes, bytes]:
+    """What a peer holds of a range. ProtocolError for anything else."""
+    try:
+        found = dict(iterate_payload(payload))
+    except ValueError as error:
+        raise ProtocolError(str(error)) from error
+    if any(not start <= internal < end or len(record) < BODY_AT for internal, record in found.items()):
+        raise ProtocolError("an entry of a range that was not asked for, or none")
+    return found
 
 
 def _may_revive(internal: bytes, entry: bytes, theirs: bytes) -> bool:

@@ -18,7 +18,7 @@ of it is pure over the keyspace: what it writes is in the log with this cycle, s
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from xxhash import xxh3_64_intdigest
 
@@ -75,6 +75,15 @@ class Watermarks(Protocol):
     def newest(self) -> bytes: ...
 
     def old_record_applied(self, slot: int, stamp: bytes, source: int | None) -> None: ...
+
+
+class RangePage(NamedTuple):
+    """A piece of a range: its entries in key order, as a payload; the last key of them, b"" without any; and whether
+    the limit cut it short, so that there is something behind that key."""
+
+    payload: bytes
+    last: bytes
+    more: bool
 
 
 class Replica:
@@ -437,23 +446,25 @@ class Replica:
         if not PLACED.issuperset(message.start[:1]) or len(message.start) < KEY_BYTES_MIN:
             raise ProtocolError("a range of a space that is not shared")
         try:
-            payload, more = self.range_payload(start, message.end, message.limit)
+            page = self.range_page(start, message.end, message.limit)
         except CorruptionError:
             return RangeResult(message.seq, CORRUPT, False)
-        if message.digest and message.digest == range_digest(payload):
-            return RangeResult(message.seq, EQUAL, more)
-        return RangeResult(message.seq, OK, more, payload)
+        if message.digest and message.digest == range_digest(page.payload):
+            return RangeResult(message.seq, EQUAL, page.more)
+        return RangeResult(message.seq, OK, page.more, page.payload)
 
-    def range_payload(self, start: bytes, end: bytes, limit: int) -> tuple[bytes, bool]:
-        """(entries in key order, whether the limit cut them short). Graves are among them. May raise ReadMiss."""
+    def range_page(self, start: bytes, end: bytes, limit: int) -> RangePage:
+        """The first ``limit`` entries of a range, fewer where they are long. Graves are among them. May raise
+        ReadMiss."""
         parts: list[bytes] = []
-        size = 0
+        size, last = 0, b""
         for internal, record in self._keyspace.engine.scan(start, end):
             if len(parts) >= limit or size >= _RANGE_BYTES:
-                return b"".join(parts), True
+                return RangePage(b"".join(parts), last, True)
             parts.append(encode_entry(internal, record))
             size += len(parts[-1])
-        return b"".join(parts), False
+            last = internal
+        return RangePage(b"".join(parts), last, False)
 
     def flush(self, message: FlushTo) -> None:
         """Raise flush floors. O(cached rows of the databases)."""

@@ -193,9 +193,9 @@ def test_hashes_come_back_with_their_fields_and_are_counted_anew() -> None:
         for field in range(20):
             effects = (fx.put_element(0, b"h%d" % number, HASH, b"f%d" % field, b"v" * 40),)
             one.rig.apply(*effects)
-    payload, _ = one.replica.range_payload(b"\x01", b"\x02", 1 << 20)
-    elements, _ = one.replica.range_payload(b"\x02", b"\x03", 1 << 20)
-    counts, _ = one.replica.range_payload(b"\x06", b"\x07", 1 << 20)
+    payload = one.replica.range_page(b"\x01", b"\x02", 1 << 20).payload
+    elements = one.replica.range_page(b"\x02", b"\x03", 1 << 20).payload
+    counts = one.replica.range_page(b"\x06", b"\x07", 1 << 20).payload
     two.apply(payload + elements + counts)
     for number in range(40):
         for field in range(5):

@@ -23,6 +23,23 @@ def _placement(nodes: int, replicas: int) -> Placement:
     return Placement(form(nodes, replicas=replicas))
 
 
+class Asker:
+    """A request of the general path, as the coordinator sees it."""
+
+    def __init__(self) -> None:
+        self.level = QUORUM
+        self.waiting = 0
+        self.changed = False
+        self.resumed = 0
+        self.failures: list[bytes] = []
+
+    def resume(self) -> None:
+        self.resumed += 1
+
+    def fail(self, reply: bytes) -> None:
+        self.failures.append(reply)
+
+
 class Side:
     """One node: a keyspace, its replica and its coordinator."""
 

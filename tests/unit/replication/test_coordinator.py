@@ -24,24 +24,7 @@ from respkv.wire.messages import (
     WriteAcks,
     Writes,
 )
-from tests.unit.replication.quorum_rig import Group, Side
-
-
-class Asker:
-    """A request of the general path, as the coordinator sees it."""
-
-    def __init__(self) -> None:
-        self.level = QUORUM
-        self.waiting = 0
-        self.changed = False
-        self.resumed = 0
-        self.failures: list[bytes] = []
-
-    def resume(self) -> None:
-        self.resumed += 1
-
-    def fail(self, reply: bytes) -> None:
-        self.failures.append(reply)
+from tests.unit.replication.quorum_rig import Asker, Group, Side
 
 
 def stored(side: Side, key: bytes) -> bytes | None:
