@@ -187,8 +187,8 @@ class ReadSide:
                 if mine is None or _beats(record, mine):
                     renewed.append((index, record))
                     payload.append(encode_entry(internal, record))
-                    if not record[0] & DVV:
-                        continue
+                    if mine is None or not _beats(mine, record):
+                        continue  # The peer has all there is to know, siblings and floors of collections included.
                 elif siblings.token(mine) != batch.stamps[index]:
                     # What was read is old by now: somebody else has brought this record, or a newer one, meanwhile.
                     renewed.append((index, record))
