@@ -419,6 +419,14 @@ class Mesh:
             for message in messages:
                 receive(short, link, message)
 
+    def refuse(self, short: int, reason: str) -> None:
+        """A message that was taken from member ``short`` turns out to be one that a peer cannot send: its link is given
+        up. Nothing happens without a link."""
+        link = self._by_short.get(short)
+        if link is not None:
+            self._log("warning", f"Link with {link.host} is given up: {reason}")
+            self._give_up(link, reason)
+
     def _check_sender(self, link: _Link, sender: int, epoch: int) -> None:
         """The head of a frame differs from the one before. ProtocolError unless its sender may say so."""
         if sender != link.said and link.said:

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
 from respkv.base.prefixes import prefix_table
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import ClockSkewError
@@ -333,14 +333,20 @@ class RingNode(RingView):
             self.repair.on_message(short, message)
 
     def _again(self, miss: ReadMiss, handler: Callable[[int, Any], None], short: int, message: Any) -> bool:
-        """Take the message again when the block is there. False: too many wait already."""
+        """Take the message again when the block is there. False: too many wait already.
+
+        Then it may turn out to be nonsense, when its link has long gone on to other messages: that link ends, too.
+        """
         if self._waiting >= _WAITING_MAX:
             return False
         self._waiting += 1
 
         def again() -> None:
             self._waiting -= 1
-            handler(short, message)
+            try:
+                handler(short, message)
+            except ProtocolError as error:
+                self.mesh.refuse(short, str(error))
 
         self.node.fetch([miss.request], again)
         return True

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from respkv.base.ids import STRING
 from respkv.base.limits import HOLD_US
 from respkv.base.slots import slot_of
+from respkv.causality.hlc import pack_stamp
+from respkv.causality.record import encode
 from respkv.node.ring_node import RETIRED_MAX
 from respkv.storage.engine import Engine
 from respkv.storage.job_board import FLUSH
+from respkv.wire.messages import OK, ReadResult
+from tests.unit.keyspace.rig import ColdRng
 from tests.unit.node.simulated_ring import SimulatedRing
+from tests.unit.node.small_ring import SmallRing
 
 _S = 1_000_000
 #: QUORUM works again within this long when one node is gone; where the machine is busy it may take up to 2 s.
@@ -126,3 +134,39 @@ def test_all_members_wait_for_the_one_that_is_behind(monkeypatch: pytest.MonkeyP
     ring.cluster.machines[2].pause(60 * _S)
     ring.run(3 * _S // 2)
     assert [ring.node(number).brake_us() for number in (1, 2)] == [0] * 2
+
+
+def test_a_message_that_waited_for_a_block_and_is_nonsense_ends_its_link_alone() -> None:
+    ring = SmallRing(hints_max_bytes="0")
+    node, client = ring.node(1), ring.connect(1)
+    port = node.ring
+    key = next(key for key in (b"k%d" % at for at in range(99)) if port.coordinator.asks[slot_of(key)] is not None)
+    assert client.call("SET", key, "v") == b"OK"
+    node.engine.rotate()
+    ring.run(3 * _S)
+    node.fs.cold = ColdRng()
+    held: list[tuple[int, int, ReadResult]] = []
+    receive = port.mesh.receive
+
+    def hold(short: int, link: int, message: Any) -> None:
+        if isinstance(message, ReadResult):
+            held.append((short, link, message))
+        else:
+            receive(short, link, message)
+
+    port.mesh.receive = hold
+    client.send("GET", key)
+    ring.until(lambda: bool(held))
+    port.mesh.receive = receive
+    for cached in node.engine._catalog.cache._files.values():
+        cached.blocks.clear()
+    node.fs.drop_page_cache()
+    node.keyspace.cache.clear_all()
+    ((short, link, answer),) = held
+    future = encode(STRING, pack_stamp((node.now_ms + 600_000) << 16, short), b"$1\r\nw\r\n")
+    receive(short, link, answer._replace(differing=((0, OK, future),)))
+    assert port.mesh.member_of(link) == short and port._waiting == 1
+    assert client.take() == b"v", "another replica was asked"
+    assert port.mesh.member_of(link) == 0 and port._waiting == 0
+    ring.heal()
+    assert client.call("GET", key) == b"v"
