@@ -127,7 +127,11 @@ class Repair:
         self.hints.recover(now_ms())
         self.replay = HintReplay(self.hints, send=mesh_send, apply=apply, live=live, next_seq=self._next_seq)
         self.leaves = LeafUpkeep(keyspace, leaf_sums, raise_floor=raise_floor, commit=commit, rng=rng, log=log)
-        self.watermarks = PurgeWatermarks(leaf_sums.rule.marks, leaf_sums.advance)
+        self.watermarks = PurgeWatermarks(
+            leaf_sums.rule.marks,
+            leaf_sums.advance,
+            lambda: cut_of(now_ms() + keyspace.clock.max_skew_ms, b""),
+        )
         self._saved = WatermarkLog(keyspace, self.watermarks, commit)
         self.neighbours = CoReplicas(self.hints, live, facts)
         self.sessions = AntiEntropy(

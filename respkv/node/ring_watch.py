@@ -149,7 +149,7 @@ class RingWatch:
 
     def _adopt(self, slot: int, mark: bytes) -> None:
         """A co-replica's watermark is as good as one's own."""
-        if self._repair.owns_slot(slot) and len(mark) <= _MARK_DIGITS and mark.isdigit() and int(mark) <= FOREVER:
+        if self._repair.owns_slot(slot) and len(mark) <= _MARK_DIGITS and mark.isdigit():
             self._repair.watermarks.adopt(slot, slot, int(mark))
 
     # -- answers -----------------------------------------------------------------------------------

@@ -20,12 +20,14 @@ again. That is what makes the least of pairwise equalities an equality of all.
 
 P only grows. Two replicas of one ring epoch exchange it before they compare sums, and the lower takes the higher one
 over: it was proved by a node that had equality with all, this one included. A change of a slot's replicas forgets the
-cuts (``replicas_changed``) and keeps P.
+cuts (``replicas_changed``) and keeps P. A P that no session can have proved by now (above ``latest``) comes from a
+clock that was wrong and is taken over from nobody: it would have new writes refused, and graves dropped unproved.
 
 A full owner refuses foreground writes and hints below P for keys of which it has no record: the record may have been
 beaten by a grave that is gone. Repair and transfer between natural replicas are exempt: they restore what was lost.
 
-The watermarks are saved with ``encode``: losing them only delays purging.
+The watermarks are saved with ``encode``: losing them only delays purging. What was saved and lies above ``latest`` at
+the start is not believed either.
 Body: ``version u8 = 1 | repeated: first slot u16be, last slot u16be, hlc u64be``.
 """
 
@@ -92,15 +94,20 @@ class PurgeWatermarks:
     """P of every slot, and what it is derived from.
 
     ``marks`` holds P as HLC values and may be shared with who reads it; nobody else changes it. ``advance(slots)`` is
-    called when P of these slots has grown: leaf sums take the graves below it out.
+    called when P of these slots has grown: leaf sums take the graves below it out. ``latest()`` is the HLC value above
+    which nobody's P is believed.
     """
 
     __slots__ = (
-        "_advance", "_cuts", "_highest_mark", "_newest_cut", "_open", "advances", "lowered", "marks", "refused",
+        "_advance", "_cuts", "_highest_mark", "_latest", "_newest_cut", "_open", "advances", "disbelieved", "lowered",
+        "marks", "refused",
     )  # fmt: skip
 
-    def __init__(self, marks: array[int], advance: Callable[[Sequence[int]], None]) -> None:
+    def __init__(
+        self, marks: array[int], advance: Callable[[Sequence[int]], None], latest: Callable[[], int]
+    ) -> None:
         self._advance = advance
+        self._latest = latest
         self.marks = marks
         #: by co-replica (short id)
         self._cuts: dict[int, _Equal] = {}
@@ -110,6 +117,8 @@ class PurgeWatermarks:
         #: open sessions: key -> (peer, cut, slots in which something old has changed)
         self._open: dict[int, tuple[int, int, dict[int, None]]] = {}
         self.advances = 0
+        #: ranges that were not taken over
+        self.disbelieved = 0
         self.lowered = 0
         self.refused = 0
 
@@ -165,12 +174,16 @@ class PurgeWatermarks:
 
     def adopt(self, first: int, last: int, mark: int) -> int:
         """A co-replica of the same ring epoch has this P for a range of slots; how many of ours grew."""
-        return self._tell(self._raise(range(first, last + 1), mark, []))
+        return self.adopt_shared([(first, last, mark)], range(first, last + 1))
 
     def adopt_shared(self, ranges: Iterable[tuple[int, int, int]], shared: Container[int]) -> int:
         """``adopt`` of many ranges, for those of their slots that are shared with the co-replica."""
         grown: list[int] = []
+        latest = self._latest()
         for first, last, mark in ranges:
+            if mark > latest:
+                self.disbelieved += 1
+                continue
             self._raise([slot for slot in range(first, last + 1) if slot in shared], mark, grown)
         return self._tell(list(dict.fromkeys(grown)))
 
@@ -272,6 +285,7 @@ class PurgeWatermarks:
             "purge_watermark_ms": least >> COUNTER_BITS,
             "purge_watermark_slots": SLOT_COUNT - self.marks.count(0),
             "purge_watermark_advances": self.advances,
+            "purge_watermarks_disbelieved": self.disbelieved,
             "purge_cuts_lowered": self.lowered,
             "writes_below_purge_watermark": self.refused,
         }

@@ -158,9 +158,9 @@ def test_what_a_purged_grave_hid_does_not_come_back() -> None:
             del node.rig.engine.memtable.table[internal]
             node.rig.keyspace.cache.clear_all()
         for slot in {slot_of(key): None for key in KEYS}:
-            node.repair.watermarks.adopt(slot, slot, (net.now_ms + 2000) << 16)
+            node.repair.watermarks.raise_alone([slot], (net.now_ms + 2000) << 16)
     for slot in {slot_of(key): None for key in KEYS}:
-        one.repair.watermarks.adopt(slot, slot, (net.now_ms + 2000) << 16)
+        one.repair.watermarks.raise_alone([slot], (net.now_ms + 2000) << 16)
     assert len(tables(one)) == 2
     rot(one, tables(one)[-1], every=10)
     assert mended(net)

@@ -117,7 +117,7 @@ def test_a_busy_target_is_left_alone_longer_and_longer() -> None:
 def test_what_the_target_refuses_for_good_is_done_with() -> None:
     net = Net(interval_us=NEVER_US)
     net.put(KEY, b"v", by=1, to=(2,))
-    net.nodes[3].repair.watermarks.adopt(SLOT, SLOT, (net.now_ms + 10_000) << 16)
+    net.nodes[3].repair.watermarks.raise_alone([SLOT], (net.now_ms + 10_000) << 16)
     net.run_ms(300)
     one = net.nodes[1].repair
     assert one.hints_pending(3) == 0 and net.nodes[3].value(KEY) is None
@@ -599,6 +599,17 @@ def test_watermarks_are_logged_every_few_seconds_at_most_and_only_when_they_have
         if record not in seen:
             seen.append(record)
     assert 2 <= len(seen) <= 100 * 200_000 // SAVE_US + 1 and one.repair.purge_ranges() == ((0, 0, 50),)
+
+
+def test_a_saved_watermark_of_the_future_is_not_believed_at_the_start() -> None:
+    net = Net(2, replicas=2, interval_us=NEVER_US)
+    one = net.nodes[1]
+    one.repair.watermarks.raise_alone([3], net.now_ms << 16)
+    one.repair.watermarks.raise_alone([5], 77)
+    net.run_ms(1000)
+    assert one.repair.purge_ranges() == ((3, 3, one.repair.watermarks.marks[3]), (5, 5, 77))
+    one.restart(crash=True)
+    assert one.repair.purge_ranges() == one.repair.watermarks.ranges() == ((5, 5, 77),)
 
 
 def test_watermarks_of_a_newer_program_are_refused() -> None:

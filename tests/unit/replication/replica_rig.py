@@ -14,7 +14,7 @@ from respkv.keyspace import keys
 from respkv.replication.anti_entropy import AntiEntropy
 from respkv.replication.exchange import Message
 from respkv.replication.merkle import MerkleStore
-from respkv.replication.tombstones import PurgeWatermarks
+from respkv.replication.tombstones import PurgeWatermarks, cut_of
 from respkv.storage.write_batch import encode_entry, iterate_payload
 from respkv.wire.messages import FOREGROUND, REPAIR, Writes
 from tests.unit.keyspace.rig import START_MS
@@ -36,7 +36,9 @@ class Replica:
         self.seq = 0
         self.applied = 0
         self.crash_epoch = 0
-        self.watermarks = PurgeWatermarks(self.rig.leaf.rule.marks, self.rig.leaf.advance)
+        self.watermarks = PurgeWatermarks(
+            self.rig.leaf.rule.marks, self.rig.leaf.advance, lambda: cut_of(group.now_ms, b"")
+        )
         self.store = MerkleStore(self.rig.engine, self.rig.keyspace.floors, self.rig.leaf, self.raise_floor)
         self.repair = AntiEntropy(
             short,

@@ -11,7 +11,7 @@ import pytest
 from respkv.base.errors import FormatError
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import pack_stamp
-from respkv.replication.tombstones import PROPAGATION_MS, PurgeWatermarks, cut_of
+from respkv.replication.tombstones import FOREVER, PROPAGATION_MS, PurgeWatermarks, cut_of
 from respkv.wire.messages import FOREGROUND, HINT, REPAIR, TRANSFER
 
 START_MS = 1_700_000_000_000
@@ -22,9 +22,9 @@ class Watched(PurgeWatermarks):
 
     __slots__ = ("told",)
 
-    def __init__(self) -> None:
+    def __init__(self, latest: int = FOREVER) -> None:
         self.told: list[tuple[int, int]] = []
-        super().__init__(array("Q", bytes(8 * SLOT_COUNT)), self.tell)
+        super().__init__(array("Q", bytes(8 * SLOT_COUNT)), self.tell, lambda: latest)
 
     def tell(self, slots: Sequence[int]) -> None:
         assert len(set(slots)) == len(slots)
@@ -124,6 +124,18 @@ def test_what_a_co_replica_tells_counts_for_shared_slots_whatever_the_order() ->
     assert marks.ranges() == ((6, 6, 70), (8, 8, 70), (9, 9, 90))
     assert dict(marks.told) == {6: 70, 8: 70, 9: 90} and marks.newest() == pack_stamp(90, 0)
     assert marks.adopt_shared(told, {6: None, 8: None, 9: None}) == 0
+
+
+def test_a_watermark_that_nobody_can_have_proved_yet_is_taken_over_from_nobody() -> None:
+    marks, saved = Watched(latest=70), Watched()
+    assert marks.adopt(5, 9, 71) == 0 and marks.adopt_shared([(5, 9, 71), (7, 7, 70)], range(SLOT_COUNT)) == 1
+    saved.adopt(1, 2, 69)
+    saved.adopt(7, 8, 71)
+    marks.decode(saved.encode())
+    assert marks.ranges() == ((1, 2, 69), (7, 7, 70)) and marks.newest() == pack_stamp(70, 0)
+    assert marks.stats()["purge_watermarks_disbelieved"] == 3
+    assert not marks.refuses(FOREGROUND, 8, pack_stamp(70, 1), held=False)
+    assert marks.raise_alone([9], 80) == 1, "what is proved here needs no belief"
 
 
 @pytest.mark.parametrize("seed", range(20))
