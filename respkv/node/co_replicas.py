@@ -1,17 +1,22 @@
 """Who holds the same slots as this node, and up to when equality with them can be proved.
 
-One placement as anti-entropy asks for it (``anti_entropy.Neighbours``): flat lists made once per ring. The oldest hint
-is the least of what all members hold: this node knows its own, the others gossip theirs, and of one that has told
-nothing yet the worst is assumed, so that no watermark passes a hint nobody knows of.
+One placement as anti-entropy asks for it (``anti_entropy.Neighbours``): flat lists made once per ring.
+
+What is proved ends below all that any member may still bring: the hints that it holds, and what it has taken since it
+told of them. This node knows its own, the others gossip the least stamp of theirs beside their clock. So a cut is made
+by the clock of whoever is furthest behind, by what was heard of it last: a node whose wall clock is ahead cannot prove
+what is not over yet for the others, and where a member cannot be reached the cuts stand still, since nobody knows what
+it holds. Of one that has told nothing yet the worst is assumed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from respkv.causality.hlc import ZERO_STAMP
+from respkv.causality.hlc import MAX_STAMP, hlc_ms
 from respkv.cluster.placement import Placement
 from respkv.replication.hints import HintStore
+from respkv.replication.tombstones import cut_of
 from respkv.wire.messages import Facts
 
 
@@ -73,11 +78,14 @@ class CoReplicas:
         """Owned slots that nobody else owns."""
         return () if self.peers else self.owned
 
-    def oldest_hint(self) -> bytes:
-        """See ``anti_entropy.Neighbours``. A member that has told nothing yet may hold a hint of any age."""
-        found = [self._hints.oldest_stamp()]
+    def cut(self, now_ms: int) -> int:
+        """See ``anti_entropy.Neighbours``. O(members)."""
+        start_ms, oldest = now_ms, self._hints.oldest_stamp() or MAX_STAMP
         for short in self.placement.members if self.placement is not None else ():
             if short != self.me:
                 facts = self._facts(short)
-                found.append(ZERO_STAMP if facts is None else facts.oldest_hint)
-        return min((stamp for stamp in found if stamp), default=b"")
+                if facts is None:
+                    return 0
+                start_ms = min(start_ms, hlc_ms(facts.clock))
+                oldest = min(oldest, facts.oldest_hint or MAX_STAMP)
+        return cut_of(start_ms, oldest)

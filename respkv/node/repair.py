@@ -401,7 +401,7 @@ class Repair:
             self._alone_us = now_us + _ALONE_US
             slots = self.neighbours.alone()
             if slots:
-                self.watermarks.raise_alone(slots, cut_of(now_ms, self.neighbours.oldest_hint()))
+                self.watermarks.raise_alone(slots, self.neighbours.cut(now_ms))
 
     # -- plans, figures, the end -------------------------------------------------------------------
 

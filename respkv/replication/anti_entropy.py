@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from respkv.base.limits import MIB
 from respkv.env.rng import Rng
 from respkv.replication.exchange import TIMED_OUT, Counters, Initiator, Limits, Message, Responder, Session, Store
-from respkv.replication.tombstones import PurgeWatermarks, cut_of
+from respkv.replication.tombstones import PurgeWatermarks
 from respkv.wire.messages import BUSY, OK, Floors, TreeEnd
 
 INTERVAL_US: Final = 10_000_000
@@ -49,8 +49,9 @@ class Neighbours(Protocol):
     def co_replicas(self, slot: int) -> Sequence[int]:
         """The other natural replicas of a slot."""
 
-    def oldest_hint(self) -> bytes:
-        """The least stamp of the hints that any member holds, b"" for none."""
+    def cut(self, now_ms: int) -> int:
+        """The HLC value below which a session that starts now can prove equality (``tombstones.cut_of``), by the clocks
+        of all members and below what any of them may still bring."""
 
 
 class TokenBucket:
@@ -140,7 +141,7 @@ class AntiEntropy:
             return False
         self._count += 1
         number = self._count * 2 + (self.my > peer)
-        cut = cut_of(now_ms, self._neighbours.oldest_hint())
+        cut = self._neighbours.cut(now_ms)
         session = Initiator(peer, number, wanted, cut, complete=slots is None, **self._tools())
         self._add(session, now_us)
         return True
@@ -175,7 +176,7 @@ class AntiEntropy:
                 self.refused += 1
                 self.outbox.append((peer, TreeEnd(number, BUSY)))
                 return
-            cut = cut_of(now_ms, self._neighbours.oldest_hint())
+            cut = self._neighbours.cut(now_ms)
             session = Responder(peer, number, slots, cut, **self._tools())
             self._add(session, now_us)
         self._last_us[peer, number] = now_us

@@ -6,10 +6,11 @@ anywhere that could come back, and compaction may drop it (``keyspace/retention`
 tombstone_gc=repair, Riak's reap with all primaries up.
 
 How P moves. An anti-entropy session with one co-replica that ends equal for a slot proves equality with *that* peer
-for stamps below the session's *cut*: its start minus a propagation delay (writes in flight), and not above the oldest
-hint that any member still holds (writes that wait). Per slot and co-replica the highest cut is kept; P is the least
-of them, over all natural co-replicas. A peer that cannot be reached ends no session, so P stands still. Nearly all
-slots share one cut, so it is kept once a peer, with the slots that differ beside it (``_Equal``).
+for stamps below the session's *cut*: its start, by the clock that is furthest behind of all members', minus a
+propagation delay (writes in flight), and not above the oldest hint that any member still holds (writes that wait). Per
+slot and co-replica the highest cut is kept; P is the least of them, over all natural co-replicas. A member that cannot
+be reached ends no session and tells no time, so P stands still. Nearly all slots share one cut, so it is kept once a
+peer, with the slots that differ beside it (``_Equal``).
 
 A session is announced by ``session_began``: an old record that arrives while it runs, from elsewhere, may have come
 after the comparison, so its slot proves nothing (``session_ended`` names such slots).
@@ -51,7 +52,8 @@ FOREVER: Final = (1 << 64) - 1
 
 
 def cut_of(start_ms: int, oldest_hint: bytes, delay_ms: int = PROPAGATION_MS) -> int:
-    """The HLC value below which a session that starts now can prove equality.
+    """The HLC value below which a session can prove equality that starts when all members' clocks have passed
+    ``start_ms``.
 
     ``oldest_hint``: the least stamp of all hints that any member holds, b"" for none.
     """

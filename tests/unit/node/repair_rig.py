@@ -112,7 +112,7 @@ class Node:
         node = self.net.nodes.get(short)
         if node is None or short not in self.heard:
             return None
-        return Facts(oldest_hint=node.repair.oldest_hint())
+        return Facts(clock=node.rig.keyspace.clock.last, oldest_hint=node.repair.oldest_hint())
 
     def commit(self) -> int:
         self.rig.commit()

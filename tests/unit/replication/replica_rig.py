@@ -69,8 +69,8 @@ class Replica:
     def co_replicas(self, slot: int) -> Sequence[int]:
         return [peer for peer in self.group.replicas if peer != self.short]
 
-    def oldest_hint(self) -> bytes:
-        return min([r.hint_stamp for r in self.group.replicas.values() if r.hint_stamp], default=b"")
+    def cut(self, now_ms: int) -> int:
+        return cut_of(now_ms, min([r.hint_stamp for r in self.group.replicas.values() if r.hint_stamp], default=b""))
 
     # Data
 
