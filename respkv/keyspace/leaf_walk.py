@@ -148,20 +148,24 @@ def _chunks(readers: list[TableReader], space: int, pause: Pause) -> Iterator[Ch
 
 Scan = Callable[[bytes, bytes | None], Iterator[Pair]]
 Get = Callable[[bytes], bytes | None]
+#: ``Listing.left_out`` when nothing was: above every HLC value.
+NOTHING_LEFT_OUT: Final = 1 << 64
 
 
 class Listing:
     """A piece of one slot's listing: (internal key, digest) in key order, and where the next piece begins.
 
     ``position`` is the key after which to go on, None at the slot's end. ``visited`` counts what was read.
+    ``left_out`` is the least HLC value of what counts in the sums, may differ between replicas and is not listed.
     """
 
-    __slots__ = ("entries", "position", "visited")
+    __slots__ = ("entries", "left_out", "position", "visited")
 
-    def __init__(self, entries: list[Pair], position: bytes | None, visited: int) -> None:
+    def __init__(self, entries: list[Pair], position: bytes | None, visited: int, left_out: int) -> None:
         self.entries = entries
         self.position = position
         self.visited = visited
+        self.left_out = left_out
 
 
 def list_slot(
@@ -171,11 +175,13 @@ def list_slot(
 
     What the rule leaves out is not listed. Nor are what purging will take once its expired form is put (stamp below
     the watermark, expiry at or before ``expired_by_ms``) and the elements of an owner that expires by then: another
-    replica's clock may already have come to that. May raise ReadMiss. O(limit).
+    replica's clock may already have come to that. Of what lies below the watermark every replica has the same; such
+    elements above it are in nobody's listing, and ``left_out`` says so. May raise ReadMiss. O(limit).
     """
     entries: list[Pair] = []
+    left_out = NOTHING_LEFT_OUT
     visited = 0
-    owner_now, floor = b"", MAX_STAMP
+    owner_now, floor, passing = b"", b"", False
     place = slot.to_bytes(2, "big")
     for space in (keys.SPACE_RECORD, keys.SPACE_ELEMENT):
         prefix = bytes((space,)) + place
@@ -183,26 +189,27 @@ def list_slot(
             continue
         for internal, record in scan(max(prefix, keys.after(after)), keys.prefix_end(prefix)):
             if visited == limit:
-                return Listing(entries, after, visited)
+                return Listing(entries, after, visited, left_out)
             if space == keys.SPACE_ELEMENT:
                 owner = keys.element_owner(internal)[0]
                 if owner != owner_now:
                     found = get(owner)
                     owner_now, floor = owner, rule.owner_floor(owner, found)
-                    if found is not None and _expires_by(found, expired_by_ms):
-                        floor = MAX_STAMP
-            else:
-                floor = b""
+                    passing = found is not None and _expires_by(found, expired_by_ms)
             visited += 1
             after = internal
             if leaf is not None and leaf_of(internal) != leaf:
                 continue
             form = rule.form(internal, record, floor)
-            below = int.from_bytes(record[1:9], "big") < rule.marks[slot]
-            if form == 0 or (below and (isinstance(form, bytes) or _expires_by(record, expired_by_ms))):
+            hlc = int.from_bytes(record[1:9], "big")
+            gone = isinstance(form, bytes) or passing or _expires_by(record, expired_by_ms)
+            if form == 0 or (gone and hlc < rule.marks[slot]):
                 continue
-            entries.append((internal, digest_of(record)))
-    return Listing(entries, None, visited)
+            if passing:
+                left_out = min(left_out, hlc)
+            else:
+                entries.append((internal, digest_of(record)))
+    return Listing(entries, None, visited, left_out)
 
 
 def _expires_by(record: bytes, time_ms: int) -> bool:

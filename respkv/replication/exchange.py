@@ -13,15 +13,18 @@
                                        <-    PullRecords (what it wants; may be empty), Writes (what it has newer)
     Writes (what was wanted)           ->
     ... until nothing is left ...
-    TreeEnd (OK, or PARTIAL)           ->
-                                       <-    TreeSlots (slots found different below the cut), TreeEnd
+    TreeSlots (slots found different
+      below the cut), TreeEnd (OK, or
+      PARTIAL)                         ->
+                                       <-    TreeSlots (the same, of both sides), TreeEnd
 
 ``leaf`` of TreeKeys is 0..63, or ALL_LEAVES where most leaves of a slot differ. A piece covers the keys after the
 piece before it, up to its own last key, or to the end of the slot when ``more`` is false.
 
 A difference whose newer side is younger than ``young_ms`` is left for the next session: writes under way look
 like divergence. A difference in which a side has something below its cut makes the slot count as different, repaired
-or not; the next session may find it equal. At the end each side waits until what it held at the last comparison is
+or not; the next session may find it equal. So does what a side leaves out of a listing, since it is not compared. At
+the end each side waits until what it held at the last comparison is
 on disk, so that a crash cannot undo what the other relies on.
 
 A step reads first (which may raise ReadMiss) and changes only then: after a miss it runs again from its start.
@@ -226,6 +229,8 @@ class Session:
     def _list(self, slot: int, leaf: int, after: bytes, limit: int = _KEYS_AT_ONCE) -> Listing:
         wanted = None if leaf == ALL_LEAVES else leaf
         listing = self._store.list_slot(slot, wanted, after, limit, self.now_ms + self.limits.skew_ms)
+        if listing.left_out < self.cut:
+            self.different[slot] = None
         self.keys_spent += listing.visited
         self.counters.keys_listed += len(listing.entries)
         return listing
@@ -243,6 +248,12 @@ class Session:
             self.counters.sent += len(records)
             self.counters.bytes_sent += len(payload)
         return True
+
+    def _tell_end(self, status: int) -> None:
+        """Send the end, behind the slots that were found different."""
+        if self.different:
+            self._outgoing.append(TreeSlots(self.id, tuple((slot, 0) for slot in self.different)))
+        self._outgoing.append(TreeEnd(self.id, status))
 
     def _end(self, status: int) -> None:
         self.done = True
@@ -342,7 +353,7 @@ class Initiator(Session):
         else:
             if self._store.durable() < self._mark:
                 return False
-            self._outgoing.append(TreeEnd(self.id, OK if self.complete else PARTIAL))
+            self._tell_end(OK if self.complete else PARTIAL)
             self._ending = self._waiting = True
         return True
 
@@ -407,6 +418,8 @@ class Responder(Session):
             self._outgoing.append(TreeLeaves(self.id, own))
         elif isinstance(message, TreeKeys):
             return self._on_keys(message)
+        elif isinstance(message, TreeSlots):
+            self.different.update(dict.fromkeys(slot for slot, _ in message.roots))
         elif isinstance(message, TreeEnd):
             self._ending = message.status
         return True
@@ -453,8 +466,6 @@ class Responder(Session):
         if status == OK:
             # What the initiator did not ask the keys of, it found equal.
             self.checked, self.complete = self.slots, True
-        if self.different:
-            self._outgoing.append(TreeSlots(self.id, tuple((slot, 0) for slot in self.different)))
-        self._outgoing.append(TreeEnd(self.id, OK))
+        self._tell_end(OK)
         self._end(OK)
         return True

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.base.ids import HASH, STRING
 from respkv.base.slots import slot_of
-from respkv.causality.hlc import pack_stamp
-from respkv.causality.record import DVV, encode, expired_form
+from respkv.causality.hlc import ZERO_STAMP, pack_stamp
+from respkv.causality.record import DVV, encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.leaf_rule import digest_of
@@ -207,6 +208,69 @@ def test_the_watermark_stands_still_below_hints_and_old_differences() -> None:
     group.replicas[2].hint_stamp = b""
     group.session(2, 1)
     assert watermark(group.replicas[1], b"k") > START_MS + 1000
+
+
+class Passing:
+    """A hash whose field 1 alone has removed, long ago, while ``held`` still hold it."""
+
+    owner = keys.record_key(0, b"h")
+    element = keys.element_prefix(owner) + b"f"
+
+    def __init__(self, held: tuple[int, ...]) -> None:
+        self.group = group = Group(2)
+        self.expire(0, 1, 2)
+        for short in held:
+            group.write(short, self.element, encode(STRING, pack_stamp(START_MS << 16, 1), b"v"))
+        self.grave = tombstone(pack_stamp(START_MS + 1 << 16, 1))
+        group.write(1, self.element, self.grave)
+        group.pass_ms(PROPAGATION_MS * 2)
+
+    def expire(self, in_ms: int, *shorts: int) -> None:
+        """EXPIRE of the hash, or PERSIST."""
+        at_ms = self.group.now_ms + in_ms if in_ms else 0
+        record = encode(HASH, self.group.replicas[1].rig.keyspace.stamp(), ZERO_STAMP, at_ms)
+        for short in shorts:
+            self.group.write(short, self.owner, record)
+
+    def marks(self, key: bytes) -> list[int]:
+        return [watermark(replica, key) for replica in self.group.replicas.values()]
+
+
+@pytest.mark.parametrize("initiator", [1, 2])
+@pytest.mark.parametrize("held", [(1, 2), ()])
+def test_the_watermark_waits_for_elements_that_are_not_compared_before_their_owner_expires(
+    held: tuple[int, ...], initiator: int
+) -> None:
+    passing = Passing(held)
+    group, second = passing.group, passing.group.replicas[2]
+    before = second.rig.stored(passing.element)
+    passing.expire(9000, 1, 2)
+    for _ in range(2):
+        group.session(initiator, 3 - initiator)
+    assert second.rig.stored(passing.element) == before, "that would be needless soon"
+    assert passing.marks(b"h") == [0, 0] and min(passing.marks(b"other")) > 0
+    passing.expire(0, 1, 2)
+    for _ in range(2):
+        group.session(initiator, 3 - initiator)
+    assert second.rig.stored(passing.element) == passing.grave
+    assert min(passing.marks(b"h")) > 0
+
+
+@pytest.mark.parametrize("initiator", [1, 2])
+def test_what_one_side_leaves_out_holds_the_watermark_of_both(initiator: int) -> None:
+    passing = Passing(())
+    passing.expire(9000, 1)
+    passing.expire(0, 2)
+    passing.group.session(initiator, 3 - initiator)
+    assert passing.marks(b"h") == [0, 0] and min(passing.marks(b"other")) > 0
+
+
+def test_equal_elements_of_an_owner_that_expires_soon_hold_no_watermark() -> None:
+    passing = Passing(())
+    passing.group.write(2, passing.element, passing.grave)
+    passing.expire(9000, 1, 2)
+    passing.group.session(1, 2)
+    assert min(passing.marks(b"h")) > 0
 
 
 def test_an_old_record_that_comes_during_a_session_proves_nothing() -> None:
