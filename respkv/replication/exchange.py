@@ -18,6 +18,9 @@
       PARTIAL)                         ->
                                        <-    TreeSlots (the same, of both sides), TreeEnd
 
+A session over some of the shared slots goes from the Floors to the TreeLeaves at once: the other slots of a group would
+make every group differ. Its responder takes nothing for equal.
+
 ``leaf`` of TreeKeys is 0..63, or ALL_LEAVES where most leaves of a slot differ. A piece covers the keys after the
 piece before it, up to its own last key, or to the end of the slot when ``more`` is false.
 
@@ -60,7 +63,7 @@ FloorRange = tuple[int, int, int, bytes]
 
 #: ``TreeKeys.leaf``: every leaf of the slot.
 ALL_LEAVES: Final = 255
-#: ``TreeEnd.status``: not all shared slots were compared; only groups found equal count.
+#: ``TreeEnd.status``: not all shared slots were compared; for the responder only groups found equal count.
 PARTIAL: Final = 32
 #: ``TreeEnd.status``: no progress for too long.
 TIMED_OUT: Final = 33
@@ -194,7 +197,7 @@ class Session:
         self.checked: dict[int, None] = {}
         #: these are all slots that are shared with the peer
         self.complete = False
-        #: slots whose roots differed, known to the initiator alone, and records sent to the peer
+        #: slots whose leaves differed, known to the initiator alone, and records sent to the peer
         self.differing = self.sent = 0
         self.done = False
         #: how it ended, once ``done``
@@ -264,7 +267,7 @@ class Session:
 
 
 class Initiator(Session):
-    """The side that asked for the session. ``complete``: all slots shared with the peer are to be compared."""
+    """The side that asked for the session. ``complete``: over all slots that are shared with the peer."""
 
     __slots__ = ("_begun", "_ending", "_piece_after", "_roots_sent", "_tasks", "_todo", "_waiting")
 
@@ -272,15 +275,17 @@ class Initiator(Session):
         super().__init__(*args, **options)  # type: ignore[arg-type]
         self.complete = complete
         self._begun = False
-        self._roots_sent = False
-        #: differing slots whose leaves are not compared yet
-        self._todo: deque[int] = deque()
+        #: they were sent, or need not be
+        self._roots_sent = not complete
+        #: slots whose leaves are not compared yet: a few that were asked for, or those whose roots differ
+        self._todo: deque[int] = deque(() if complete else self.slots)
         #: (slot, leaf) to be listed
         self._tasks: deque[tuple[int, int]] = deque()
         self._piece_after = b""
         #: an answer is due
         self._waiting = False
         self._ending = False
+        self.checked = self.slots
 
     def step(self) -> bool:
         if not self._begun:
@@ -310,9 +315,6 @@ class Initiator(Session):
             for slot, root in message.roots:
                 if slot in self.slots and self._store.root(slot) != root:
                     self._todo.append(slot)
-            self.differing = len(self._todo)
-            self.counters.slots_differing += self.differing
-            self.checked = self.slots
             self._mark = self._store.appended()
             self._waiting = False
         elif isinstance(message, TreeLeaves):
@@ -320,6 +322,7 @@ class Initiator(Session):
                 return False
             for slot, leaves in message.slots:
                 self._compare_leaves(slot, leaves)
+            self._mark = self._store.appended()
             self._waiting = False
         elif isinstance(message, PullRecords):
             self._sending.extend(message.keys)
@@ -331,6 +334,9 @@ class Initiator(Session):
     def _compare_leaves(self, slot: int, theirs: Sequence[int]) -> None:
         mine = self._store.leaves(slot)
         differing = [leaf for leaf, (here, there) in enumerate(zip(mine, theirs)) if here != there]
+        if differing:
+            self.differing += 1
+            self.counters.slots_differing += 1
         if len(differing) > _LEAVES_APART:
             self._tasks.append((slot, ALL_LEAVES))
         else:

@@ -14,7 +14,18 @@ from respkv.keyspace.leaf_rule import digest_of
 from respkv.replication.anti_entropy import IDLE_US, TokenBucket
 from respkv.replication.exchange import ALL_LEAVES, PARTIAL, compare
 from respkv.replication.tombstones import PROPAGATION_MS
-from respkv.wire.messages import BUSY, OK, Floors, PullRecords, TreeEnd, TreeKeys, TreeLeaves, TreeSlots, Writes
+from respkv.wire.messages import (
+    BUSY,
+    OK,
+    Floors,
+    PullRecords,
+    TreeEnd,
+    TreeKeys,
+    TreeLeaves,
+    TreeRoots,
+    TreeSlots,
+    Writes,
+)
 from tests.unit.keyspace.rig import START_MS
 from tests.unit.replication.replica_rig import Group, Replica
 
@@ -169,10 +180,41 @@ def test_a_session_over_some_slots_ends_partial() -> None:
     assert set(group.replicas[2].contents()) == {keys.record_key(0, b"a")}
     assert [m.status for _, _, m in group.sent if isinstance(m, TreeEnd)] == [PARTIAL, OK]
     assert not group.replicas[1].repair.begin(2, group.now_us, group.now_ms, [])
-    # The responder knows only of whole groups that they are equal.
+    # The responder does not know that anything is equal.
     group.session(1, 2)
     group.session(1, 2)
     assert group.replicas[2].watermarks.marks[slot_of(b"b")] > 0
+
+
+def test_a_session_over_some_slots_compares_their_leaves_at_once() -> None:
+    group = Group(2)
+    names = [b"k%d" % number for number in range(40)]
+    for name in names:
+        group.put(name, b"v", to=[1])
+    group.pass_ms(PROPAGATION_MS + 10_000)
+    slots = sorted({slot_of(name) for name in names})
+    first, second = group.replicas[1], group.replicas[2]
+    group.session(1, 2, [*slots, slot_of(b"empty")])
+    sent = [message for source, _, message in group.sent if source == 1]
+    assert not any(isinstance(message, TreeRoots) for message in sent)
+    pieces = [len(message.slots) for message in sent if isinstance(message, TreeLeaves)]
+    assert sum(pieces) == len(slots) + 1 and max(pieces) == 16
+    assert group.equal() and first.repair.counters.slots_differing == len(slots)
+    assert watermark(first, b"empty") > 0, "what was equal is proved to who asked"
+    group.session(1, 2, slots)
+    assert first.repair.counters.slots_differing == len(slots)
+    assert all(watermark(first, name) > 0 for name in names)
+    assert not any(second.watermarks.marks), "who was asked is told of nothing that is equal"
+
+
+def test_slots_are_counted_as_different_by_their_leaves() -> None:
+    group = Group(2)
+    for name in (b"a", b"b", b"c"):
+        group.put(name, b"v", to=[1])
+    group.pass_ms(5000)
+    group.session(2, 1)
+    assert group.equal()
+    assert [replica.repair.counters.slots_differing for replica in group.replicas.values()] == [0, 3]
 
 
 def watermark(replica: Replica, key: bytes) -> int:
