@@ -43,6 +43,11 @@ Facts = Mapping[str, bytes]
 Answers = dict[int, Facts | None]
 
 
+def _is_mark(digits: bytes) -> bool:
+    """Whether these are the decimal digits of a watermark. Few enough, first: ``int`` refuses thousands of them."""
+    return len(digits) <= _MARK_DIGITS and digits.isdigit() and int(digits) <= FOREVER
+
+
 class _Open:
     """A question under way. ``waiting``: who has not answered."""
 
@@ -149,7 +154,7 @@ class RingWatch:
 
     def _adopt(self, slot: int, mark: bytes) -> None:
         """A co-replica's watermark is as good as one's own."""
-        if self._repair.owns_slot(slot) and len(mark) <= _MARK_DIGITS and mark.isdigit():
+        if self._repair.owns_slot(slot) and _is_mark(mark):
             self._repair.watermarks.adopt(slot, slot, int(mark))
 
     # -- answers -----------------------------------------------------------------------------------
@@ -201,9 +206,10 @@ class RingWatch:
         return {"holds": holds, "stamp": stamp, **hints}
 
     def _tell_roots(self, slot: int, mark: str) -> Facts:
-        if slot >= SLOT_COUNT or not (mark.isascii() and mark.isdigit() and int(mark) < 1 << 64):
+        digits = mark.encode()
+        if slot >= SLOT_COUNT or not _is_mark(digits):
             raise ProtocolError("a status section of a slot that is none")
-        self._adopt(slot, mark.encode())
+        self._adopt(slot, digits)
         exact, roots = self._repair.verify(slot)
         held = b"%d" % self._repair.watermarks.marks[slot]
         return {"exact": b"%d" % exact, "root": b"%016x" % roots[slot], "mark": held}

@@ -130,7 +130,7 @@ def test_a_key_that_lies_on_disk_is_fetched_first() -> None:
     "section",
     [
         "stamp:x:key", "stamp::key", "stamp:1234567:key", "stamp:70000:k", "stamp:0:\u20ac", "roots:16384:0",
-        "roots:1:", "roots:1:x", "roots:1:99999999999999999999", "roots:\u0663:0",
+        "roots:1:", "roots:1:x", "roots:1:99999999999999999999", "roots:1:" + "9" * 5000, "roots:\u0663:0",
     ],
 )  # fmt: skip
 def test_garbage_is_a_protocol_error(section: str) -> None:
