@@ -32,7 +32,7 @@ ANSWER_US: Final = 1_000_000
 #: How long copies may be counting before their roots are given as they are, and the pause between two looks.
 VERIFY_US: Final = 3_000_000
 VERIFY_PAUSE_US: Final = 50_000
-_MARK_DIGITS: Final = len(str(FOREVER))
+_NUMBER_DIGITS: Final = len(str(FOREVER))
 HOLDS_VALUE: Final = b"value"
 HOLDS_GRAVE: Final = b"tombstone"
 HOLDS_NOTHING: Final = b"nothing"
@@ -43,9 +43,9 @@ Facts = Mapping[str, bytes]
 Answers = dict[int, Facts | None]
 
 
-def _is_mark(digits: bytes) -> bool:
-    """Whether these are the decimal digits of a watermark. Few enough, first: ``int`` refuses thousands of them."""
-    return len(digits) <= _MARK_DIGITS and digits.isdigit() and int(digits) <= FOREVER
+def _is_number(digits: bytes) -> bool:
+    """Whether these are the decimal digits of a u64. Few enough, first: ``int`` refuses thousands of them."""
+    return len(digits) <= _NUMBER_DIGITS and digits.isdigit() and int(digits) <= FOREVER
 
 
 class _Open:
@@ -154,7 +154,7 @@ class RingWatch:
 
     def _adopt(self, slot: int, mark: bytes) -> None:
         """A co-replica's watermark is as good as one's own."""
-        if self._repair.owns_slot(slot) and _is_mark(mark):
+        if self._repair.owns_slot(slot) and _is_number(mark):
             self._repair.watermarks.adopt(slot, slot, int(mark))
 
     # -- answers -----------------------------------------------------------------------------------
@@ -164,7 +164,10 @@ class RingWatch:
         self._send(short, Status(message.seq, tuple(self._tell(message.section).items())))
 
     def on_status(self, short: int, message: Status) -> None:
-        """A member answers."""
+        """A member answers. ProtocolError for a number that is none: whoever asked counts with it."""
+        for name, value in message.facts:
+            if (name == "mark" or name.startswith("hints:")) and not _is_number(value):
+                raise ProtocolError(f"a fact of no number: {name[:64]!r}")
         held = self._open.get(message.seq)
         if held is not None and short in held.waiting:
             held.answers[short] = dict(message.facts)
@@ -207,7 +210,7 @@ class RingWatch:
 
     def _tell_roots(self, slot: int, mark: str) -> Facts:
         digits = mark.encode()
-        if slot >= SLOT_COUNT or not _is_mark(digits):
+        if slot >= SLOT_COUNT or not _is_number(digits):
             raise ProtocolError("a status section of a slot that is none")
         self._adopt(slot, digits)
         exact, roots = self._repair.verify(slot)

@@ -115,6 +115,18 @@ def test_an_answer_that_was_not_asked_for_changes_nothing() -> None:
     assert answers[0][2] == {"holds": b"value"} and answers[0][3] == {}
 
 
+@pytest.mark.parametrize("fact", [("mark", b"x"), ("mark", b"9" * 5000), ("hints:3", b""), ("hints:3", b"-1")])
+def test_a_number_that_is_none_is_a_protocol_error(fact: tuple[str, bytes]) -> None:
+    net = Net(interval_us=NEVER_US)
+    net.lost = lambda source, target, message: isinstance(message, StatusPull)
+    answers = where(net, 1)
+    with pytest.raises(ProtocolError):
+        net.nodes[1].watch.on_status(2, Status(net.asked, (fact,)))
+    net.nodes[1].watch.peer_lost(2)
+    net.nodes[1].watch.on_status(3, Status(net.asked, ()))
+    assert answers[0][2] is None
+
+
 def test_a_key_that_lies_on_disk_is_fetched_first() -> None:
     net = Net(2, replicas=2, interval_us=NEVER_US)
     old(net.nodes[2], KEY)
