@@ -82,6 +82,9 @@ class Duties:
             self.node.log("warning", f"Table {path} is damaged and quarantined: {reason}. {self._advice()}")
         if self.node.engine.damaged_tables():
             self.node.keyspace.counts.exact = False
+        if report.tables_kept:
+            kept = ", ".join(report.tables_kept)
+            self.node.log("warning", f"Kept while a table is missing, though the manifest does not name them: {kept}")
         for path in report.healed:
             self.node.log("notice", f"Table {path} was damaged and is whole again")
         for action in (self._expire, self._tick, self._second):

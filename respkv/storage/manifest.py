@@ -35,11 +35,13 @@ REWRITE_BYTES: Final = 4 << 20
 
 
 class ManifestState(NamedTuple):
-    """What a directory's manifest says. ``number`` is n of MANIFEST-n."""
+    """What a directory's manifest says. ``number`` is n of MANIFEST-n; ``dropped_bytes`` behind the last valid edit
+    were left out as a torn tail."""
 
     number: int
     version: Version
     edits: int
+    dropped_bytes: int
 
 
 def manifest_path(directory: str, number: int) -> str:
@@ -106,7 +108,7 @@ def read_manifest(fs: FileSystem, directory: str, number: int) -> ManifestState:
     if version is None:
         # CURRENT was switched only after this manifest had been synced, so it cannot be merely torn.
         raise CorruptionError(path, 0, "no valid edit in the manifest that CURRENT names")
-    return ManifestState(number, version, result.records)
+    return ManifestState(number, version, result.records, result.dropped_bytes)
 
 
 class ManifestLog:

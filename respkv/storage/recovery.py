@@ -4,10 +4,11 @@ DIR holds ``LOCK IDENTITY CURRENT MANIFEST-<n> wal/ tables/ snapshots/ BALLAST``
 are left alone.
 
 ``open_engine`` reads the manifest and opens the tables. One that is damaged or missing is quarantined and does not
-stop the opening; one that was quarantined before is whole again if it verifies now. Then it replays the log by the
-torn-tail rule (see ``wal``), and writes what it replayed to a *new* segment which it syncs before anything is
-served: pages read back after a crash may never have reached the disk, so only a fresh copy is certain. Then a new
-manifest makes that segment the log, and only then the old files go. A crash anywhere in between leaves either the
+stop the opening (unless the manifest has a bad end, which may be the edit that dropped it); one that was quarantined
+before is whole again if it verifies now. Then it replays the log by the torn-tail rule (see ``wal``), and writes what
+it replayed to a *new* segment which it syncs before anything is served: pages read back after a crash may never have
+reached the disk, so only a fresh copy is certain. Then a new manifest makes that segment the log, and only then the
+old files go, but no table while one that the version names is missing. A crash anywhere in between leaves either the
 old state whole or the new one; recovery is idempotent.
 """
 
@@ -55,6 +56,9 @@ from respkv.storage.write_batch import add_entry, apply_entries
 _COPY_BYTES: Final = 1 << 20
 #: Skipped after a crash, so that ids a dying worker may still be writing are not used again.
 _ID_GAP: Final = 64
+_MANIFEST_ADVICE: Final = (
+    "without it nobody can say which files hold the data, so start on a copy of a snapshot; nothing was changed here"
+)
 
 
 def open_engine(fs: FileSystem, directory: str, options: EngineOptions, *, derive: Derive) -> Engine:
@@ -95,7 +99,7 @@ def open_engine(fs: FileSystem, directory: str, options: EngineOptions, *, deriv
         if not is_disk_full(error):
             raise
         raise StorageFull(f"{directory}: no room for a manifest") from error
-    report.files_removed = _remove_orphans(fs, directory, version, number)
+    _remove_orphans(fs, directory, version, number, report)
     make_ballast(fs, directory, options.ballast_bytes)
     catalog = Catalog(
         fs,
@@ -128,9 +132,14 @@ def _open_tables(
 
 
 def _read_state(fs: FileSystem, directory: str) -> ManifestState:
-    number = read_current(fs, directory)
-    if number is not None:
-        return read_manifest(fs, directory, number)
+    try:
+        number = read_current(fs, directory)
+        if number is not None:
+            state = read_manifest(fs, directory, number)
+            _refuse_lost_edit(fs, directory, state)
+            return state
+    except CorruptionError as damage:
+        raise CorruptionError(damage.path, damage.offset, f"{damage.reason}; {_MANIFEST_ADVICE}") from damage
     # A crash may have interrupted the very first opening; then nothing was ever stored here.
     if _names(fs, f"{directory}/tables"):
         raise FormatError(f"{directory}: tables without CURRENT; name an empty directory with --dir")
@@ -141,7 +150,30 @@ def _read_state(fs: FileSystem, directory: str) -> ManifestState:
                 raise CorruptionError(f"{directory}/CURRENT", 0, f"missing, but {path} holds data")
         finally:
             reader.close()
-    return ManifestState(0, Version(), 0)
+    return ManifestState(0, Version(), 0, 0)
+
+
+def _refuse_lost_edit(fs: FileSystem, directory: str, state: ManifestState) -> None:
+    """CorruptionError when what lies behind the manifest's last valid edit was no torn tail.
+
+    Tables go only after the edit that drops them is durable. So if one that nobody has missed yet is not there, such
+    an edit may be what is damaged, and the version before it must not be taken for the last.
+    """
+    known = state.version.quarantine
+    missing = [file_id for file_id in _missing_tables(fs, directory, state.version) if file_id not in known]
+    if state.dropped_bytes and missing:
+        raise CorruptionError(
+            manifest_path(directory, state.number),
+            0,
+            f"the last {state.dropped_bytes} bytes are no valid edit, and of the version before them"
+            f" {table_path(directory, missing[0])} is not there",
+        )
+
+
+def _missing_tables(fs: FileSystem, directory: str, version: Version) -> list[int]:
+    """File ids of the version's tables that are not there at all."""
+    ids = [table.file_id for table in version.tables()]
+    return [file_id for file_id in ids if not fs.exists(table_path(directory, file_id))]
 
 
 def _replay_segments(
@@ -244,13 +276,21 @@ def _manifest_numbers(fs: FileSystem, directory: str) -> list[int]:
     return [number for name in fs.listdir(directory) if (number := manifest_number(name)) is not None]
 
 
-def _remove_orphans(fs: FileSystem, directory: str, version: Version, number: int) -> list[str]:
-    """Remove what no manifest names any more; the paths. Only our own kinds of file are touched."""
+def _remove_orphans(
+    fs: FileSystem, directory: str, version: Version, number: int, report: RecoveryReport
+) -> None:
+    """Remove what no manifest names any more. Only our own kinds of file are touched.
+
+    Tables stay while one that the version names is missing: they may hold what was in it.
+    """
     kept = {table.file_id for table in version.tables()}
     orphans = [path for file_id, path in _segments(fs, directory) if file_id < version.log_number]
+    unnamed = report.tables_kept if _missing_tables(fs, directory, version) else orphans
     for name in fs.listdir(f"{directory}/tables"):
         file_id = table_id(name)
-        if (file_id is not None and file_id not in kept) or name.endswith(".tmp"):
+        if file_id is not None and file_id not in kept:
+            unnamed.append(f"{directory}/tables/{name}")
+        elif name.endswith(".tmp"):
             orphans.append(f"{directory}/tables/{name}")
     orphans += [manifest_path(directory, old) for old in _manifest_numbers(fs, directory) if old != number]
     orphans += [path for name in ("CURRENT", "IDENTITY") if fs.exists(path := f"{directory}/{name}.tmp")]
@@ -258,7 +298,7 @@ def _remove_orphans(fs: FileSystem, directory: str, version: Version, number: in
         fs.remove(path)
     for name in ("wal", "tables", ""):
         fs.sync_dir(f"{directory}/{name}".rstrip("/"))
-    return orphans
+    report.files_removed = orphans
 
 
 __all__ = ["Directory", "RecoveryReport", "open_directory", "open_engine"]

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 class RecoveryReport:
     """``records`` log records with ``entries`` entries were replayed, up to ``last_lsn``.
 
-    ``dropped_bytes`` of a torn tail, never promised, were left out; ``files_removed`` were orphans. ``damaged``
-    are the quarantined tables (path, reason), ``healed`` those that were and are whole again.
+    ``dropped_bytes`` of a torn tail, never promised, were left out; ``files_removed`` were orphans, ``tables_kept``
+    are some that stay because a table of the version is missing. ``damaged`` are the quarantined tables (path, reason),
+    ``healed`` those that were and are whole again.
     """
 
     records: int = 0
@@ -18,5 +19,6 @@ class RecoveryReport:
     last_lsn: int = 0
     dropped_bytes: int = 0
     files_removed: list[str] = field(default_factory=list)
+    tables_kept: list[str] = field(default_factory=list)
     damaged: list[tuple[str, str]] = field(default_factory=list)
     healed: list[str] = field(default_factory=list)

@@ -75,6 +75,14 @@ def test_a_lost_table_is_told_and_its_keys_are_corrupt_until_they_are_written_ag
     assert driver.connect().call("GET", "k8") == errors.CORRUPT
 
 
+def test_tables_that_are_kept_while_one_is_missing_are_named_in_the_log() -> None:
+    driver, _ = two_tables()
+    spare = f"{DIRECTORY}/tables/000000009999.sst"
+    driver.fs.write_file(spare, b"perhaps everything")
+    driver = reopened(driver, without=tables(driver.fs)[0])
+    assert any(spare in text and "Kept" in text for text in warnings(driver)) and spare in tables(driver.fs)
+
+
 def test_a_table_put_back_from_a_snapshot_heals_the_store() -> None:
     driver, client = two_tables()
     told: list[str] = []

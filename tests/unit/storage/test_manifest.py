@@ -51,7 +51,7 @@ def test_edits_come_back() -> None:
     log = ManifestLog(fs, "/d", 1, Version())
     version = grow(log, Version(), range(1, 5))
     assert read_current(fs, "/d") == 1
-    assert read_manifest(fs, "/d", 1) == (1, version, 5)
+    assert read_manifest(fs, "/d", 1) == (1, version, 5, 0)
     log.close()
 
 
@@ -197,7 +197,7 @@ def test_the_last_edit_is_vouched_for_once_it_is_synced() -> None:
     with pytest.raises(CorruptionError, match="calls durable"):
         read_manifest(fs, "/d", 1)
     fs.flip(manifest_path("/d", 1), end - 10, 1)
-    assert read_manifest(fs, "/d", 1) == (1, version, 3)
+    assert read_manifest(fs, "/d", 1) == (1, version, 3, 0)
 
 
 def test_without_room_for_what_vouches_for_them_edits_are_in_force_all_the_same() -> None:
@@ -302,4 +302,4 @@ def test_the_stored_manifest_can_be_read() -> None:
     version = Version()
     for edit in golden_edits():
         version = version.apply(edit)
-    assert read_manifest(fs, "/d", read_current(fs, "/d") or 0) == (1, version, 3)
+    assert read_manifest(fs, "/d", read_current(fs, "/d") or 0) == (1, version, 3, 0)

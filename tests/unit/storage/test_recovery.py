@@ -14,6 +14,7 @@ from respkv.storage.options import EngineOptions
 from respkv.storage.recovery import open_directory, open_engine
 from respkv.storage.wal import RECORD_OVERHEAD, FatalStorageError, LogWriter, segment_path
 from respkv.testing.disk import SimulatedFileSystem
+from respkv.testing.engine_driver import EngineDriver
 
 OPTIONS = EngineOptions(memtable_bytes=1 << 16, ballast_bytes=1 << 12, derived_spaces=frozenset({3}))
 
@@ -439,3 +440,75 @@ def test_a_clean_stop_keeps_meta_values_that_waited_for_an_edit() -> None:
     engine.set_meta("m", b"v")
     engine.close()
     assert opened(fs.copy()).meta("m") == b"v"
+
+
+def compacted(fs: SimulatedFileSystem) -> str:
+    """A store whose last edit is a compaction of all it holds, without the mark behind it; the path of its table."""
+    driver = EngineDriver(opened(fs), derive=derive)
+    for part in range(4):
+        for number in range(50):
+            driver.engine.put(b"\x00k%d.%d" % (part, number), b"v")
+        driver.engine.commit()
+        driver.engine.rotate()
+        driver.settle()
+    (name,) = fs.listdir("/d/tables")
+    size = driver.engine.stats()["manifest_bytes"]
+    fs.open_append("/d/MANIFEST-000001", size - RECORD_OVERHEAD).write(bytes(RECORD_OVERHEAD))
+    fs.flip("/d/MANIFEST-000001", size - RECORD_OVERHEAD - 10, 1)
+    return f"/d/tables/{name}"
+
+
+def test_a_manifest_with_a_bad_end_and_without_its_tables_refuses_the_start_and_says_what_to_do() -> None:
+    fs = SimulatedFileSystem()
+    path = compacted(fs)
+    before = {name: fs.read_all(f"/d/{name}") for name in fs.listdir("/d") if "MANIFEST" in name or name == "CURRENT"}
+    with pytest.raises(CorruptionError, match=r"MANIFEST-000001: .* is not there.* snapshot"):
+        opened(fs)
+    assert fs.exists(path)
+    assert {name: fs.read_all(f"/d/{name}") for name in before} == before
+
+
+def test_a_damaged_manifest_says_what_to_do() -> None:
+    fs = SimulatedFileSystem()
+    filled(fs, 5).close()
+    fs.flip("/d/MANIFEST-000001", 100, 1)
+    with pytest.raises(CorruptionError, match=r"MANIFEST-000001: .* snapshot"):
+        opened(fs)
+
+
+def test_tables_that_no_version_names_stay_while_one_that_it_names_is_missing() -> None:
+    fs = SimulatedFileSystem()
+    driver = EngineDriver(filled(fs, 5), derive=derive)
+    driver.engine.rotate()
+    driver.settle()
+    driver.engine.close()
+    (name,) = fs.listdir("/d/tables")
+    path, orphan = f"/d/tables/{name}", "/d/tables/000000000077.sst"
+    whole = fs.read_all(path)
+    fs.write_file(orphan, b"perhaps everything")
+    fs.remove(path)
+    for _ in range(2):
+        fs = fs.copy()
+        engine = opened(fs)
+        assert engine.recovery.tables_kept == [orphan] and fs.exists(orphan)
+        engine.close()
+    fs.write_file(path, whole)
+    fs = fs.copy()
+    engine = opened(fs)
+    assert engine.recovery.tables_kept == [] and orphan in engine.recovery.files_removed and not fs.exists(orphan)
+
+
+def test_a_torn_edit_does_not_refuse_a_start_that_was_well_without_the_table_before() -> None:
+    fs = SimulatedFileSystem()
+    driver = EngineDriver(filled(fs, 5), derive=derive)
+    driver.engine.rotate()
+    driver.settle()
+    driver.engine.close()
+    (name,) = fs.listdir("/d/tables")
+    fs.remove(f"/d/tables/{name}")
+    fs = fs.copy()
+    engine = opened(fs)
+    size = engine.stats()["manifest_bytes"]
+    (manifest,) = (name for name in fs.listdir("/d") if name.startswith("MANIFEST"))
+    fs.open_append(f"/d/{manifest}", size).write(b"torn")
+    assert len(opened(fs.copy()).damaged_tables()) == 1
