@@ -98,3 +98,28 @@ class FlushFloors:
         for db, body in data.items():
             floors.decode(int(db), bytes.fromhex(body))
         return floors
+
+
+class DurableFloors:
+    """The floors that no crash undoes: what they hide may be dropped for good."""
+
+    __slots__ = ("_floors", "_lsn", "_waiting", "known")
+
+    def __init__(self, floors: FlushFloors) -> None:
+        self._floors = floors
+        #: floors seen that are to be durable with the commit ``_lsn``
+        self._waiting: dict[str, str] | None = None
+        self._lsn = 0
+        #: what was durable at the last look
+        self.known = FlushFloors()
+
+    def look(self, written_lsn: int, durable_lsn: int) -> None:
+        """Learn what has become durable. ``written_lsn``: the commit, made or to come, that covers all floors of now.
+        O(ranges)."""
+        if self._waiting is None:
+            floors = self._floors.plain()
+            if floors == self.known.plain():
+                return
+            self._waiting, self._lsn = floors, written_lsn
+        if durable_lsn >= self._lsn:
+            self.known, self._waiting = FlushFloors.from_plain(self._waiting), None

@@ -4,7 +4,7 @@ Made in the worker process from plain data (``plain``), since a callable never c
 the newest of its key in the merged runs is dropped only when nothing older can come to light through that:
 
 * expiry-index entries at or below ``expired_through_ms``: worked off, always;
-* records and elements at or below their flush floor: always;
+* records and elements at or below their flush floor, which must be durable: always;
 * tombstones and expired forms below the purge watermark of their slot: when no older run may hold the key. A node that
   is alone has one watermark for all, a stamp of now; a ring member has one a slot (``replication/tombstones``), none
   where nothing was proved yet. (A record past its time is never dropped for that alone: the expired form that the

@@ -19,6 +19,7 @@ from respkv.base.limits import (
     SETTLED_PER_CALL,
 )
 from respkv.keyspace.expiry import ExpiryDuty
+from respkv.keyspace.floors import DurableFloors, FlushFloors
 from respkv.node.facts import is_flushed, log_again
 from respkv.node.key_rules import ActorLease
 from respkv.node.pace import SPAN_US
@@ -48,6 +49,7 @@ class Duties:
         "_ceiling_lsn",
         "_damage_told_us",
         "_fetching",
+        "_floors",
         "_flushed_lsn",
         "_mark",
         "_mark_lsn",
@@ -72,6 +74,7 @@ class Duties:
         self._fetching = False
         self._damage_told_us = self._settled_us = self._table_due_us = 0
         self._tabled = 0, 0
+        self._floors = DurableFloors(node.keyspace.floors)
         self._actors = ActorLease(node)
         self._flushed_lsn = 0
 
@@ -119,6 +122,7 @@ class Duties:
         node = self.node
         busy = node.engine.tick()
         busy |= node.keyspace.cache.dispose()
+        self.lasting_floors()
         self._hear_of_damage()
         if needs_table(node.engine, node.config.value("max-disk")):
             node.commit(own=True)
@@ -143,6 +147,14 @@ class Duties:
             node.commit(own=True)
             if node.engine.make_table():
                 self._tabled, self._table_due_us = changed, node.now_us + _TABLE_INTERVAL_US
+
+    def lasting_floors(self) -> FlushFloors:
+        """The flush floors by which compaction may drop keys: no crash undoes them, and no snapshot that waits for its
+        flush lacks them."""
+        engine = self.node.engine
+        if not self.node.snapshots.waiting:
+            self._floors.look(engine.appended_lsn + bool(engine.batch), engine.durable_lsn)
+        return self._floors.known
 
     def _settle_some(self) -> bool:
         """Slices one after the other while clients ask for little, a small one in every span under load. True: the next

@@ -252,7 +252,7 @@ class Node(NodeErrands):
         keyspace = self.keyspace
         # Alone, a node is all replicas of its keys: whatever is older than now may be purged.
         return retention.plain(
-            keyspace.floors,
+            self.duties.lasting_floors(),
             expired_through_ms=self.duties.expired_durable_ms,
             purge_below=keyspace.stamp() if self.ring is None else self.ring.repair.purge_ranges(),
         )

@@ -42,6 +42,11 @@ class Snapshots:
         """True while a snapshot is under way."""
         return self._plan is not None
 
+    @property
+    def waiting(self) -> bool:
+        """True while the tables of a snapshot that has begun are not settled: a compaction may still change them."""
+        return self._plan is not None and not self._plan.ready
+
     def changes(self) -> int:
         """Entries that clients' commands have logged since the last snapshot, or since the start."""
         return self.node.changes - self._changes

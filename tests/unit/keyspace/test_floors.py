@@ -10,7 +10,7 @@ import pytest
 
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
-from respkv.keyspace.floors import FlushFloors
+from respkv.keyspace.floors import DurableFloors, FlushFloors
 
 LAST = SLOT_COUNT - 1
 
@@ -101,3 +101,22 @@ def test_stored_and_plain_forms_merge_back() -> None:
     for db in floors.databases():
         again.decode(db, floors.encode(db))
     assert again.plain() == floors.plain()
+
+
+def test_floors_are_known_to_last_when_the_commit_that_covers_them_is_durable() -> None:
+    floors = FlushFloors()
+    durable = DurableFloors(floors)
+    floors.raise_to(0, 0, LAST, stamp(1))
+    durable.look(written_lsn=5, durable_lsn=4)
+    assert durable.known.plain() == {}
+    first = floors.plain()
+    floors.raise_to(1, 0, LAST, stamp(2))
+    durable.look(written_lsn=9, durable_lsn=5)
+    assert durable.known.plain() == first and durable.known.highest == stamp(1)
+    durable.look(written_lsn=9, durable_lsn=8)
+    assert durable.known.plain() == first
+    durable.look(written_lsn=12, durable_lsn=9)
+    assert durable.known.plain() == floors.plain()
+    floors.raise_to(0, 0, LAST, stamp(3))
+    durable.look(written_lsn=12, durable_lsn=12)
+    assert durable.known.plain() == floors.plain() != first
