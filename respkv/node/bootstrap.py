@@ -82,13 +82,21 @@ def open_store(
     facts.load(keyspace)
     keyspace.begin(wall_ms)
     ceiling = keyspace.write_ceiling()
+    commit_durably(keyspace)
+    clock.raise_ceiling(ceiling)
+    return keyspace
+
+
+def commit_durably(keyspace: Keyspace) -> None:
+    """Commit and sync, blocking, while nothing is served yet. FatalStorageError."""
+    engine = keyspace.engine
     engine.commit()
+    # What the log brought may fill a memtable, which is retired at its first commit.
+    keyspace.counts.follow()
     plan = engine.sync_plan()
     if plan is not None:
         plan.run()
         engine.on_synced(plan)
-    clock.raise_ceiling(ceiling)
-    return keyspace
 
 
 def highest_stamp(engine: Engine) -> int:

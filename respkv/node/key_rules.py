@@ -21,6 +21,7 @@ from respkv.causality.resolve import Mode, Resolvers, parse_policy
 from respkv.config.ring_kinds import Rows
 from respkv.env.alarm import Alarm
 from respkv.keyspace.conflicts import Conflicts
+from respkv.node.bootstrap import commit_durably
 
 if TYPE_CHECKING:
     from respkv.cluster.placement import Placement
@@ -94,15 +95,11 @@ def _conflicts(node: Node, merges: Mapping[str, object], alarm: Alarm) -> Confli
 
 def _lease(node: Node) -> ActorSource:
     """Actors for this life of the node, durably its own."""
-    keyspace, engine = node.keyspace, node.engine
+    keyspace = node.keyspace
     start = keyspace.actors_from or max(node.now_ms, 1) << _FIRST_SHIFT
     keyspace.actors_from = start + LEASE
     keyspace.write_actors(keyspace.actors_from)
-    engine.commit()
-    plan = engine.sync_plan()
-    if plan is not None:
-        plan.run()
-        engine.on_synced(plan)
+    commit_durably(keyspace)
     return ActorSource(keyspace.clock.node, start=start, ceiling=start + LEASE)
 
 

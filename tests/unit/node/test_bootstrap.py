@@ -81,6 +81,27 @@ def test_a_clock_ceiling_is_durable_before_anything_is_served() -> None:
     assert driver.node.engine.durable_lsn == driver.node.engine.appended_lsn > 0
 
 
+def test_a_memtable_that_the_start_retires_is_counted_as_one() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(50):
+        client.call("SET", f"r{n}", "v")
+    driver.pass_time(300_000)
+    driver.node.engine.rotate()
+    driver.work()
+    driver.pass_time(1_000_000)
+    for n in range(300):
+        client.call("SET", f"m{n}", "x" * 100)
+    driver = NodeDriver(fs=driver.fs.copy(), clock=driver.clock, memtable_bytes="30000")
+    node, client = driver.node, driver.connect()
+    assert len(node.engine.immutables) == 1
+    assert node.keyspace.counts.active.memtable is node.engine.memtable
+    for n in range(20):
+        assert client.call("DEL", f"r{n}") == b":1\r\n"
+    driver.pass_time(3_000_000)
+    assert node.keyspace.counts.is_exact() and client.call("DBSIZE") == b":330\r\n"
+
+
 def test_the_highest_stamp_of_the_log_is_a_floor_under_the_clock() -> None:
     driver = NodeDriver()
     driver.connect().call("SET", "k", "v")
