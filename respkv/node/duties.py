@@ -24,6 +24,7 @@ from respkv.node.facts import is_flushed, log_again
 from respkv.node.key_rules import ActorLease
 from respkv.node.pace import SPAN_US
 from respkv.node.refusal import needs_table
+from respkv.storage.wal import segment_id
 
 if TYPE_CHECKING:
     from respkv.node.node import Node
@@ -38,6 +39,7 @@ _RING_ADVICE: Final = "Its keys are answered by other replicas, and are fetched 
 _DAMAGE_ADVICE: Final = (
     "Keys in its range are answered with CORRUPT; restore the file from a snapshot and restart, or see respkv-check"
 )
+_SEGMENT_ADVICE: Final = "What it holds is in memory and is written again: keep the server running, and see to its disk"
 
 
 class Duties:
@@ -185,11 +187,16 @@ class Duties:
             self.node.log("warning", f"stored data is damaged: {damage}")
 
     def _hear_of_damage(self) -> None:
-        """Tables that reads or jobs found damaged: say it loudly, and let nothing depend on what they hold."""
+        """Tables and log segments that reads or jobs found damaged: say it loudly, and let nothing depend on what the
+        tables hold."""
         news = self.node.engine.take_news()
+        tables = [(path, reason) for path, reason in news if segment_id(path) is None]
         for path, reason in news:
+            if segment_id(path) is not None:
+                self.node.log("warning", f"Log segment {path} is damaged: {reason}. {_SEGMENT_ADVICE}")
+        for path, reason in tables:
             self.node.log("warning", f"Table {path} is damaged and is quarantined: {reason}. {self._advice()}")
-        if news:
+        if tables:
             # What a damaged table counts for is a guess until it has gone; then a recount is due.
             self.node.keyspace.counts.exact = False
             self._actors.forget()

@@ -13,24 +13,26 @@ Invariants: ``version`` is what the durable manifest says; applying the edits un
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from respkv.base.errors import BlockRequest, CorruptionError
+from respkv.base.errors import BlockRequest, CorruptionError, StorageFull
 from respkv.env.fs import FileSystem
 from respkv.storage import compaction
 from respkv.storage.block_cache import BlockCache
 from respkv.storage.job_board import COMPACT, COUNT, FLUSH, Job, JobBoard
 from respkv.storage.manifest import ManifestLog
+from respkv.storage.memtable import Memtable
 from respkv.storage.options import EngineOptions
 from respkv.storage.plans import ManifestPlan
 from respkv.storage.probe import Probe, Table, find
 from respkv.storage.quarantine import AnyTable, DamagedTable, LostTable
+from respkv.storage.renewal import renew_segment
 from respkv.storage.sstable.format import TableMeta
 from respkv.storage.sstable.reader import TableBlockRequest, TableReader
 from respkv.storage.version import Edit, Run, Version, table_id, table_path
-from respkv.storage.wal import segment_path
+from respkv.storage.wal import is_disk_full, segment_path
 
 _OUTPUT_IDS_SPARE: Final = 8
 #: Ticks before work that failed is offered again: a second.
@@ -45,7 +47,8 @@ class Catalog:
     __slots__ = (
         "_failed_fetches", "_held_ticks", "_manifest", "_meta_changes", "_news", "_next_file", "_plan", "_queued",
         "_removable", "board", "cache", "counters", "directory", "durable_lsn", "fs", "highest_stamp", "on_plan_failed",
-        "options", "pending", "probes", "readers", "version",
+        "options", "pending", "probes", "readers", "spoiled_segment",
+        "version",
     )  # fmt: skip
 
     def __init__(
@@ -76,10 +79,12 @@ class Catalog:
         self._held_ticks = 0
         #: the log is synced up to there; every edit says so
         self.durable_lsn = version.durable_lsn
-        #: told why a plan came to nothing
+        #: told why a plan, or writing a segment again, came to nothing
         self.on_plan_failed: Callable[[Exception], None] = _ignore
         #: by table: the blocks, by offset, that could not be fetched
         self._failed_fetches: dict[int, dict[int, None]] = {}
+        #: the segment that a flush found damaged, 0: none
+        self.spoiled_segment = 0
         self._news: list[tuple[str, str]] = []
         self._removable: list[tuple[int, str]] = []
         self._meta_changes: dict[str, bytes | None] = {}
@@ -210,11 +215,29 @@ class Catalog:
                 self._removable.append((file_id, path))
 
     def job_met_damage(self, job: Job, reason: str) -> None:
-        """Quarantine the table that a failed job's ``reason`` names; its paths are all it can tell of them."""
+        """Quarantine the table that a failed job's ``reason`` names, note the segment; its paths are all it can tell of
+        them."""
         if reason.startswith(CorruptionError.__name__):
             for file_id in job.pinned:
                 if table_path(self.directory, file_id) in reason:
                     self.damaged(file_id, reason)
+                elif segment_path(self.directory, file_id) in reason:
+                    self.spoiled_segment = file_id
+                    self._news.append((segment_path(self.directory, file_id), reason))
+
+    def renew(self, memtable: Memtable, memtables: Sequence[Memtable]) -> bool:
+        """Write the segment that a flush found damaged again (see ``renew_segment``). False: it failed, and is due
+        again with the next flush, in some ticks."""
+        try:
+            memtable.log_bytes = renew_segment(self.fs, self.directory, memtable, memtables)
+        except OSError as error:
+            path = segment_path(self.directory, memtable.segment_id)
+            self._news.append((path, f"writing it again failed: {error}"))
+            self.board.spoiled(FLUSH)
+            self.on_plan_failed(StorageFull(path) if is_disk_full(error) else error)
+            return False
+        self.spoiled_segment = 0
+        return True
 
     def drop_tables(self, predicate: Callable[[TableMeta], bool]) -> tuple[int, int]:
         """Drop the tables for which ``predicate`` holds.
@@ -409,7 +432,7 @@ class Catalog:
         self._news.append((table_path(self.directory, file_id), reason))
 
     def take_news(self) -> list[tuple[str, str]]:
-        """(path, reason) of tables that were found damaged since the last call."""
+        """(path, reason) of tables and segments that were found damaged since the last call."""
         news, self._news = self._news, []
         return news
 

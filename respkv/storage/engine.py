@@ -36,15 +36,7 @@ from respkv.storage.quarantine import AnyTable, DamagedTable, Piece, passing_ove
 from respkv.storage.report import RecoveryReport
 from respkv.storage.scan import Entries, merge_entries, scan_tables
 from respkv.storage.sstable.format import TableMeta
-from respkv.storage.wal import (
-    BATCH,
-    SEGMENT_MAGIC,
-    FatalStorageError,
-    LogHeader,
-    LogWriter,
-    is_disk_full,
-    segment_path,
-)
+from respkv.storage.wal import BATCH, SEGMENT_MAGIC, FatalStorageError, LogHeader, LogWriter, is_disk_full, segment_path
 from respkv.storage.write_batch import pack_lengths
 
 Derive = Callable[[bytes, bytes], Iterable[tuple[bytes, bytes]]]
@@ -387,13 +379,25 @@ class Engine:
     # Jobs, edits, snapshots
 
     def next_job(self, *, idle: bool = False, cramped: bool = False) -> Job | None:
-        """A job to run elsewhere, flushes first; None when there is nothing to do or all are running.
-
-        ``idle`` and ``cramped`` as in ``compaction``. Its end is told by ``on_job_done`` or ``on_job_failed``.
-        """
+        """A job to run elsewhere, flushes first; None when there is nothing to do or all are running. ``idle`` and
+        ``cramped`` as in ``compaction``. Its end is told by ``on_job_done`` or ``on_job_failed``."""
         if self._retired and self._catalog.board.may_start(FLUSH):
+            if self._retired[-1].segment_id == self._catalog.spoiled_segment and not self._renew_segment():
+                return None
             return self._catalog.start_flush(self._retired[-1].segment_id)
         return self._catalog.start_compaction(idle=idle, cramped=cramped)
+
+    def _renew_segment(self) -> bool:
+        """Write the oldest segment, which is damaged, again from memory; False: not now. FatalStorageError."""
+        self.commit()
+        self.list_deferred()
+        if self._closed:
+            return False  # The sync that is due or under way closes them.
+        plan = self.sync_plan()
+        if plan is not None:
+            plan.run()
+            self.on_synced(plan)
+        return self._catalog.renew(self._retired[-1], (self.memtable, *self._retired))
 
     def on_job_done(self, job_id: int, result: dict[str, Any]) -> None:
         """A job's result; it comes into force through ``manifest_plan``. KeyError for a job not running."""
@@ -407,10 +411,8 @@ class Engine:
             self._catalog.compaction_done(job, result)
 
     def on_job_failed(self, job_id: int, reason: str) -> None:
-        """A job came to nothing (``reason`` in words); it is offered again after some ticks.
-
-        A full disk is met by giving up the ballast, so that the next try may pass.
-        """
+        """A job came to nothing (``reason`` in words); it is offered again after some ticks. A full disk is met by giving
+        up the ballast, so that the next try may pass."""
         self._catalog.job_failed(job_id, reason)
         if reason == DISK_FULL:
             self._make_room()
@@ -506,11 +508,8 @@ class Engine:
         return brake_us(len(self._retired), filled, runs - self.options.stall_runs)
 
     def close(self) -> None:
-        """Close the files; what is not synced stays so. FatalStorageError.
-
-        When everything is (a clean stop), the log is ended and the manifest told, so that whatever is missing at the
-        next start is known to be damage.
-        """
+        """Close the files; what is not synced stays so. FatalStorageError. When everything is (a clean stop), the log is
+        ended and the manifest told, so that whatever is missing at the next start is known to be damage."""
         if self.durable_lsn == self.appended_lsn and not self.batch and not self._closed:
             self._seal()
         for log in (*self._closed, self._log):
@@ -543,7 +542,7 @@ class Engine:
         return piece_of(self._catalog.readers.get(file_id), start)
 
     def take_news(self) -> list[tuple[str, str]]:
-        """(path, reason) of tables found damaged since the last call; for the server's log."""
+        """(path, reason) of tables and segments found damaged since the last call; for the server's log."""
         return self._catalog.take_news()
 
     def highest_table_stamp(self) -> bytes:

@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from xxhash import xxh3_64_intdigest
 
-from respkv.base.errors import CorruptionError, RespkvError, StorageFull
+from respkv.base.errors import CorruptionError, RespkvError, StorageFull, as_damage
 from respkv.env.fs import FileSystem
 from respkv.storage.block_cache import BlockCache
 from respkv.storage.merge import Chunk, merge_runs
@@ -62,7 +62,10 @@ def flush_job(fs: FileSystem, spec: dict[str, Any], derive: Derive, pause: Pause
     bytes_read = 0
     for segment_id in spec["segments"]:
         path = segment_path(directory, segment_id)
-        read_closed(fs, path, lambda payload: spread_entries(payload, buckets))
+        try:
+            read_closed(fs, path, lambda payload: spread_entries(payload, buckets))
+        except OSError as error:
+            raise as_damage(error, path, 0) from error
         bytes_read += fs.size(path)
     pause(bytes_read)
     derived: list[tuple[bytes, bytes]] = []

@@ -10,6 +10,9 @@ it into a table of half a million entries costs as much as all the rest of a wri
 engine's ``held`` is how the record is found: ``Engine.get`` asks it first, and scans list all deferred keys, so
 that nobody sees a difference. Before ``held`` forgets a record, the keys must be listed (``Engine.list_deferred``).
 
+A retired memtable remembers which of its deferred keys were listed elsewhere (``listed``): with them, and what newer
+memtables hold of them, its segment can be written again when that rots before its flush.
+
 Invariants: both dicts only grow while the memtable is active (a delete is a tombstone), so the keys a
 sorted view does not know yet are the last ones of its dict. A retired memtable never changes, until it is
 disposed of piece by piece when its entries are in tables and no scan reads it.
@@ -88,6 +91,7 @@ class Memtable:
         "derived",
         "first_lsn",
         "last_lsn",
+        "listed",
         "log_bytes",
         "meta",
         "pins",
@@ -99,6 +103,8 @@ class Memtable:
         self.table: dict[bytes, bytes] = {}
         self.derived: dict[bytes, bytes] = {}
         self.deferred: list[bytes] = []
+        #: deferred keys whose records went into a newer memtable's table, though only this one's segment need hold them
+        self.listed: list[bytes] = []
         self.segment_id = segment_id
         self.first_lsn = first_lsn
         self.last_lsn = first_lsn - 1
@@ -163,6 +169,8 @@ class Memtable:
                 part = deferred[-limit:]
                 del deferred[-limit:]
                 limit -= len(part)
+                if memtable is not self:
+                    memtable.listed += part
                 for key in part:
                     record = held(key)
                     if record is not None:
@@ -177,11 +185,12 @@ class Memtable:
         """
         self._table_view = self._derived_view = None
         del self.deferred[-limit:]
+        del self.listed[-limit:]
         for source in (self.table, self.derived):
             for _ in range(min(limit, len(source))):
                 source.popitem()
                 limit -= 1
-        return len(self.table) + len(self.derived) + len(self.deferred)
+        return len(self.table) + len(self.derived) + len(self.deferred) + len(self.listed)
 
     def _view(self, derived: bool) -> SortedView:
         if derived:

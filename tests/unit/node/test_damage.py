@@ -12,6 +12,7 @@ from respkv.node.facts import NAME
 from respkv.resp import errors
 from respkv.storage.block_cache import BlockCache
 from respkv.storage.sstable.reader import TableReader
+from respkv.storage.wal import segment_path
 from respkv.testing.disk import SimulatedFileSystem
 from respkv.testing.node_driver import DIRECTORY, Client, NodeDriver
 
@@ -255,6 +256,22 @@ def test_damage_met_while_running_is_told_marked_and_the_facts_are_logged_again(
     assert driver.node.engine.stats()["tables_quarantined"] == 1
     assert driver.node.next_job() is None, "neither merged nor counted"
     assert driver.node.engine.meta(NAME) is not None
+
+
+def test_a_log_segment_that_rots_before_its_flush_costs_nothing() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    for n in range(100):
+        client.call("SET", f"k{n}", driver.node.rng.randbytes(200))
+    driver.node.engine.rotate()
+    path = segment_path(DIRECTORY, driver.node.engine.immutables[0].segment_id)
+    driver.fs.flip(path, 5000, 1)
+    driver.pass_time(5_000_000)
+    assert not driver.node.engine.immutables and not driver.node.engine.damaged_tables()
+    assert [text for text in warnings(driver) if path in text and "keep the server running" in text]
+    assert {client.call("GET", f"k{n}")[:4] for n in range(100)} == {b"$200"}
+    client = reopened(driver).connect()
+    assert {client.call("GET", f"k{n}")[:4] for n in range(100)} == {b"$200"}
 
 
 def test_flushall_heals_a_store_with_a_lost_table() -> None:

@@ -101,6 +101,8 @@ def test_deferred_keys_are_listed_in_slices_with_what_is_held() -> None:
     assert table.list_deferred((retired, table), held.get, 0) == 2
     assert table.list_deferred((retired, table), held.get, 100) == 0
     assert table.table == {**held, b"\x01gone": b"put since"} and not retired.table
+    assert sorted(retired.listed) == [b"\x01a", b"\x01b"] and not table.listed, "as its segment holds them"
+    assert retired.dispose(1) == 1 and retired.dispose(1) == 0
     assert not defers(b"\x01", (table, retired))
 
 
