@@ -34,9 +34,9 @@ from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.keyspace import UNKNOWN_COUNT
 from respkv.node.co_replicas import CoReplicas
+from respkv.replication.payload import entries_of
 from respkv.replication.replica import Replica
 from respkv.storage.quarantine import DamagedTable
-from respkv.storage.write_batch import iterate_payload
 from respkv.wire.messages import CORRUPT, OK, REPAIR, RangeRead, RangeResult
 
 #: How long an answer is waited for, and the pause before a page is asked for again.
@@ -142,15 +142,10 @@ class Mend:
         page = self._page
         if page is None or page.seq != message.seq or peer not in page.waiting:
             return
-        try:
-            entries = list(iterate_payload(message.payload)) if message.status == OK else []
-        except ValueError as error:
-            raise ProtocolError(str(error)) from error
-        for internal, record in entries:
+        entries = entries_of(message.payload) if message.status == OK else []
+        for internal, _ in entries:
             if not page.start <= internal < self._holes[0][1] or internal[0] != page.start[0]:
                 raise ProtocolError("an entry of a range that was not asked for")
-            if len(internal) < _KEY_BYTES_MIN or len(record) < BODY_AT:
-                raise ProtocolError("an entry that is none")
         del page.waiting[peer]
         if message.status == OK:
             page.told += 1

@@ -27,6 +27,7 @@ from respkv.cluster.ring import Ring
 from respkv.commands.ring_dispatch import RingDispatcher
 from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec
+from respkv.keyspace.keys import RECORD_KEY_AT, key_slot
 from respkv.keyspace.leaf_sums import LeafSums
 from respkv.node import key_rules
 from respkv.node.back_pressure import BackPressure
@@ -394,6 +395,11 @@ class RingNode(RingView):
         except ReadMiss as miss:
             if not self._again(miss, self._on_reads, short, message):
                 self.send(short, ReadResult(message.seq, BUSY))
+        except IndexError:
+            # Only now is it asked whether these are keys at all: beforehand that would cost a tenth of an answer.
+            if all(len(each) >= RECORD_KEY_AT and key_slot(each) < SLOT_COUNT for each in message.keys):
+                raise
+            raise ProtocolError("a read of a key that is none") from None
 
     def _on_result(self, short: int, message: ReadResult | RangeResult) -> None:
         try:

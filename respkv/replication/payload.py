@@ -1,7 +1,9 @@
 """The usual payload of a replica: plain strings that are newer than all it has flushed.
 
-``cut`` takes a payload apart and says whether it is one, ``put_blind`` applies it. They are the hot loops of
-``Replica.apply``, in a module of their own so that they can be compiled (decision 0010).
+``cut`` takes a payload apart and says whether it is one, ``put_blind`` applies it. Whatever others say they hold goes
+through ``cut``: a record of a type that there is not must not be stored, for nobody could read it.
+
+They are the hot loops of ``Replica.apply``, in a module of their own so that they can be compiled (decision 0010).
 """
 
 from __future__ import annotations
@@ -9,9 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.errors import ProtocolError
-from respkv.base.ids import STRING
+from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT
-from respkv.causality.record import BODY_AT
+from respkv.causality.hlc import MAX_STAMP
+from respkv.causality.record import BODY_AT, TYPE_MASK
 from respkv.keyspace import keys
 from respkv.keyspace.counts import LIVE
 from respkv.storage.write_batch import LENGTHS, LENGTHS_BYTES
@@ -73,10 +76,23 @@ def cut(payload: bytes, highest: bytes, ruled: Any) -> Cut:  # HOT: replica_appl
             plain = False
             if internal[0] not in PLACED or keys.key_slot(internal) >= SLOT_COUNT:
                 raise ProtocolError("an entry of a space that is not shared")
+            if record[0] & TYPE_MASK > HASH:
+                raise ProtocolError("a record of an unknown type")
         internals.append(internal)
         records.append(record)
     found.newest, found.plain = newest, plain
     return found
+
+
+def entries_of(payload: bytes) -> list[tuple[bytes, bytes]]:
+    """The (key, record) pairs of a payload that came from a peer. ProtocolError for garbage."""
+    found = cut(payload, MAX_STAMP, None)
+    return list(zip(found.internals, found.records))
+
+
+def is_record(record: bytes) -> bool:
+    """Whether a record that came from a peer can be one: it has a stamp, and its type is known."""
+    return len(record) >= BODY_AT and record[0] & TYPE_MASK <= HASH
 
 
 def put_blind(entries: Cut, keyspace: Keyspace, highest: bytes, touch: Any) -> int:  # HOT: replica_apply

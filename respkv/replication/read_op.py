@@ -20,6 +20,7 @@ from respkv.causality.hlc import ZERO_STAMP
 from respkv.causality.record import BODY_AT, DVV, EXPIRING_BODY_AT, HAS_EXPIRY, TYPE_MASK, newer
 from respkv.keyspace import keys
 from respkv.replication.levels import QUORUM
+from respkv.replication.payload import entries_of, is_record
 from respkv.replication.read_batch import HEDGE_US, READ_TIMEOUT_US, Batch
 from respkv.replication.replica import RangePage, Replica, range_digest
 from respkv.replication.rounds import Collector, Reader, Round
@@ -155,13 +156,16 @@ class ReadSide:
     # -- answers -----------------------------------------------------------------------------------
 
     def on_result(self, peer: int, message: ReadResult, now_us: int) -> None:
-        """An answer to ``Reads``. May raise ReadMiss, then nothing has changed."""
+        """An answer to ``Reads``. May raise ReadMiss, or ProtocolError for nonsense, then nothing has changed."""
         batch = self._batches.get(message.seq)
         if batch is None:
             return
         self.now_us = now_us
-        if any(not 0 <= index < len(batch.keys) for index, _, _ in message.differing):
-            raise ProtocolError("an answer about keys that were not asked for")
+        for index, status, record in message.differing:
+            if not 0 <= index < len(batch.keys):
+                raise ProtocolError("an answer about keys that were not asked for")
+            if status == OK and not is_record(record):
+                raise ProtocolError("an answer with a record that is none")
         if message.status != OK:
             self._peer_failed(batch, message.seq)
             return
@@ -336,7 +340,7 @@ class ReadSide:
             self._ask_another(rest)
 
     def on_range(self, peer: int, message: RangeResult, now_us: int) -> None:
-        """An answer to ``RangeRead``. May raise ReadMiss, then nothing has changed.
+        """An answer to ``RangeRead``. May raise ReadMiss, or ProtocolError for nonsense, then nothing has changed.
 
         What is compared ends where the first of the two pages was cut short; the rest is asked about next.
         """
@@ -543,12 +547,9 @@ class ReadSide:
 
 def _entries(payload: bytes, start: bytes, end: bytes) -> dict[bytes, bytes]:
     """What a peer holds of a range. ProtocolError for anything else."""
-    try:
-        found = dict(iterate_payload(payload))
-    except ValueError as error:
-        raise ProtocolError(str(error)) from error
-    if any(not start <= internal < end or len(record) < BODY_AT for internal, record in found.items()):
-        raise ProtocolError("an entry of a range that was not asked for, or none")
+    found = dict(entries_of(payload))
+    if any(not start <= internal < end for internal in found):
+        raise ProtocolError("an entry of a range that was not asked for")
     return found
 
 

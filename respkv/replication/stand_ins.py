@@ -15,23 +15,19 @@ held; the hints have their own (``hints.py``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
-from respkv.base.errors import ProtocolError
 from respkv.base.limits import MIB
-from respkv.base.slots import SLOT_COUNT
 from respkv.causality import siblings
 from respkv.causality.hlc import MAX_STAMP
 from respkv.causality.record import BODY_AT, DVV, newer
 from respkv.cluster.placement import Placement
-from respkv.keyspace import keys
 from respkv.replication.hints import HintStore
-from respkv.storage.write_batch import iterate_payload
+from respkv.replication.payload import entries_of
 from respkv.wire.messages import OK, ReadResult, Reads
 
 REMEMBERED_BYTES_MAX: Final = 64 * MIB
-_SHARED: Final = frozenset({keys.SPACE_RECORD, keys.SPACE_ELEMENT, keys.SPACE_COUNT})
 _NUMBER_BITS: Final = 16
 _NUMBER_MASK: Final = (1 << _NUMBER_BITS) - 1
 
@@ -91,7 +87,7 @@ class Holding:
     def take(self, target: int, payload: bytes, now_ms: int) -> bytes | None:
         """Hold a payload for ``target``: it is in the hints' file afterwards. The newest stamp in it; None when it was
         not taken (the share is full, the disk does not write). ProtocolError when it is none."""
-        entries = list(_checked(payload))
+        entries = entries_of(payload)
         stamps = [record[1:BODY_AT] for _, record in entries]
         lost = self._hints.counters["dropped_error"]
         oldest = min(stamps, default=MAX_STAMP)
@@ -147,16 +143,3 @@ class Holding:
         """The bytes are those of the records."""
         assert self._bytes == sum(len(internal) + len(record) for internal, record in self._remembered.items())
         assert self._bytes <= REMEMBERED_BYTES_MAX
-
-
-def _checked(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of a payload that came from a peer. ProtocolError when they are none, or of a space not shared."""
-    try:
-        for internal, record in iterate_payload(payload):
-            if len(record) < BODY_AT or len(internal) < keys.RECORD_KEY_AT or internal[0] not in _SHARED:
-                raise ProtocolError("an entry that is none")
-            if keys.key_slot(internal) >= SLOT_COUNT:
-                raise ProtocolError("an entry of a slot that there is not")
-            yield internal, record
-    except ValueError as error:
-        raise ProtocolError(f"entries overrun their payload: {error}") from error

@@ -330,6 +330,9 @@ def test_garbage_ends_the_link(internal: bytes) -> None:
         one.mend.on_range(2, RangeResult(asked[-1].seq, OK, False, payload))
     with pytest.raises(ProtocolError):
         one.mend.on_range(2, RangeResult(asked[-1].seq, OK, False, payload[:-1]))
+    unknown = encode_entry(asked[-1].start, b"\x09" + record_of(one, b"x")[1:])
+    with pytest.raises(ProtocolError, match="type"):
+        one.mend.on_range(2, RangeResult(asked[-1].seq, OK, False, unknown))
     one.mend.on_range(9, RangeResult(asked[-1].seq, CORRUPT, False))
     one.mend.on_range(2, RangeResult(asked[-1].seq + 1, OK, False, payload))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from respkv.base.errors import ProtocolError
 from respkv.base.ids import STRING
 from respkv.base.limits import HOLD_US
 from respkv.base.slots import slot_of
@@ -14,7 +15,7 @@ from respkv.causality.record import encode
 from respkv.node.ring_node import RETIRED_MAX
 from respkv.storage.engine import Engine
 from respkv.storage.job_board import FLUSH
-from respkv.wire.messages import OK, ReadResult
+from respkv.wire.messages import OK, ReadResult, Reads
 from tests.unit.keyspace.rig import ColdRng
 from tests.unit.node.simulated_ring import SimulatedRing
 from tests.unit.node.small_ring import SmallRing
@@ -170,3 +171,14 @@ def test_a_message_that_waited_for_a_block_and_is_nonsense_ends_its_link_alone()
     assert port.mesh.member_of(link) == 0 and port._waiting == 0
     ring.heal()
     assert client.call("GET", key) == b"v"
+
+
+@pytest.mark.parametrize(
+    ("sloppy", "internals"), [("no", (b"", b"\1\0\1")), ("yes", (b"", b"\1\0\1", b"\1\xff\xff\0\0k"))]
+)
+def test_a_read_of_what_is_no_key_is_nonsense(sloppy: str, internals: tuple[bytes, ...]) -> None:
+    ring = SmallRing(sloppy_quorum=sloppy)
+    peer, receive = ring.node(2).ring.me, ring.node(1).ring.receive
+    for internal in internals:
+        with pytest.raises(ProtocolError):
+            receive(peer, 1, Reads(7, [internal], [bytes(10)]))

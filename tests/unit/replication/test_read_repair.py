@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from respkv.base.errors import ProtocolError
 from respkv.base.ids import HASH, STRING
 from respkv.causality import siblings
 from respkv.causality.dvv import Container, Sibling, make_actor
@@ -12,7 +13,7 @@ from respkv.causality.record import encode, tombstone
 from respkv.keyspace import keys
 from respkv.replication.levels import QUORUM
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import FOREGROUND
+from respkv.wire.messages import FOREGROUND, OK, ReadResult
 from tests.unit.replication.quorum_rig import Asker, Group, Side
 
 KEY = keys.record_key(0, b"h")
@@ -84,3 +85,18 @@ def test_a_plain_record_that_is_newer_there_is_not_answered() -> None:
     asker = ask(group)
     group.deliver()
     assert asker.resumed == 1 and asker.changed and one.coordinator.reads.repaired_there == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [(0, OK, b""), (0, OK, b"\x01\x02"), (0, OK, b"\x09" + STAMPS[3] + b"body"), (1, OK, encode(STRING, STAMPS[3]))],
+)
+def test_an_answer_with_a_record_that_is_none_changes_nothing(row: tuple[int, int, bytes]) -> None:
+    mine = encode(HASH, STAMPS[1], STAMPS[0])
+    group, one, peer = differing(mine, mine)
+    asker = ask(group)
+    ((_, _, question),) = group.wire
+    group.wire.clear()
+    with pytest.raises(ProtocolError):
+        one.receive(peer.short, ReadResult(question.seq, OK, (row,)))
+    assert one.rig.engine.get(KEY) == mine and asker.waiting == 1 and not group.wire

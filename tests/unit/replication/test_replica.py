@@ -7,7 +7,7 @@ from itertools import pairwise, permutations
 
 import pytest
 
-from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
 from respkv.base.ids import HASH, STRING
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import encode, expired_form, tombstone
@@ -16,6 +16,7 @@ from respkv.keyspace import keys
 from respkv.keyspace.apply import EVERYTHING
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.survivors import Survivors
+from respkv.replication.payload import entries_of
 from respkv.resp.reply import bulk
 from respkv.storage.engine import Engine
 from respkv.storage.write_batch import encode_entry
@@ -316,3 +317,17 @@ def test_an_element_that_comes_makes_a_husk_a_collection_again() -> None:
     assert owner not in husks
     row = rig.keyspace.row(0, b"h")
     assert isinstance(row, HashRow) and rig.keyspace.live_fields(0, b"h", row) == [(b"b", b"2")]
+
+
+@pytest.mark.parametrize("kind", [3, 9, 0x19, 0x2F])
+@pytest.mark.parametrize("internal", [keys.record_key(0, b"k"), keys.element_prefix(keys.record_key(0, b"h")) + b"f"])
+def test_a_record_of_an_unknown_type_is_refused(kind: int, internal: bytes) -> None:
+    """With all that comes with it; nobody could read it."""
+    side = Group().sides[1]
+    hlc = side.rig.keyspace.clock.last + 1000
+    garbage = encode_entry(internal, bytes((kind,)) + pack_stamp(hlc, 2) + bytes(8) + b"body")
+    with pytest.raises(ProtocolError):
+        side.replica.apply(FOREGROUND, entries(hlc, "a") + garbage, 2)
+    with pytest.raises(ProtocolError):
+        entries_of(garbage)
+    assert not side.rig.engine.memtable.table
