@@ -463,7 +463,8 @@ class Applier:
 
         On a ring two sides of a partition may begin the same collection, and neither may hide the other's elements: the
         floor is that of the deletion it follows, or what has been flushed or purged. After a string or an expiry it is
-        now all the same: what expired may hold elements newer than its own stamp.
+        now all the same: what expired may hold elements newer than its own stamp. It never lies above now: it would
+        hide the elements that the collection begins with.
         """
         keyspace = self.keyspace
         old = keyspace.engine.memtable.table.get(internal) or plan.records.get(internal)
@@ -471,7 +472,7 @@ class Applier:
             return keyspace.stamp()
         slot, db = keys.key_slot(internal), keys.key_db(internal)
         deleted = ZERO_STAMP if old is None else old[1:BODY_AT]
-        return max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot))
+        return min(keyspace.stamp(), max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot)))
 
     def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
         keyspace = self.keyspace

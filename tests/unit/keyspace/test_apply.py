@@ -519,6 +519,16 @@ def test_deferred_keys_are_listed_in_slices_when_the_cache_is_about_to_turn() ->
     assert not rig.engine.memtable.deferred
 
 
+def test_a_collection_shows_its_elements_wherever_the_purge_watermark_lies() -> None:
+    rig = Rig()
+    rig.keyspace.watermark = lambda slot: b"\xff" * 10
+    rig.apply(fx.put_element(0, b"k", HASH, b"f", b"1"))
+    assert rig.fields(b"k") == {b"f": (b"1", 0)}
+    rig.keyspace.cache.clear_all()
+    found = rig.view().hash(b"k")
+    assert found is not None and found.count() == 1
+
+
 @pytest.mark.parametrize("flushed", [False, True])
 def test_an_element_that_outlived_its_hash_shows_again_when_the_hash_begins_anew(flushed: bool) -> None:
     """On a ring a deletion may meet an element with a newer stamp, by whatever way both came."""
