@@ -29,7 +29,10 @@ class NodeStore(MerkleStore):
     __slots__ = ("_commit",)
 
     def __init__(self, keyspace: Keyspace, sums: LeafSums, raise_floor: RaiseFloor, commit: Callable[[], int]) -> None:
-        super().__init__(keyspace.engine, keyspace.floors, sums, raise_floor)
+        clock = keyspace.clock
+        super().__init__(
+            keyspace.engine, keyspace.floors, sums, raise_floor, lambda hlc: clock.observe(hlc, keyspace.now_ms)
+        )
         self._commit = commit
 
     def appended(self) -> int:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from respkv.base.limits import MIB
+from respkv.causality.hlc import ClockSkewError
 from respkv.env.rng import Rng
 from respkv.replication.exchange import TIMED_OUT, Counters, Initiator, Limits, Message, Responder, Session, Store
 from respkv.replication.tombstones import PurgeWatermarks
@@ -29,6 +30,8 @@ KEYS_PER_S: Final = 2000
 BYTES_PER_S: Final = 2 * MIB
 #: A session without any progress for this long is given up.
 IDLE_US: Final = 30_000_000
+#: ``TreeEnd.status``: a flush floor of the peer is of a time that the clock here does not permit.
+SKEWED: Final = 34
 #: Steps of one session in one poll.
 _STEPS_PER_POLL: Final = 64
 _BURST_S: Final = 2
@@ -213,7 +216,14 @@ class AntiEntropy:
             if session.done or not all(may_work):
                 return
             sent = self.counters.bytes_sent
-            if not session.step():
+            try:
+                moved = session.step()
+            except ClockSkewError:
+                # Nothing can be compared without the floor. The head of the peer's frames raises the alarm of clocks.
+                session.done, session.status = True, SKEWED
+                self.outbox.append((session.peer, TreeEnd(session.id, SKEWED)))
+                return
+            if not moved:
                 return
             self._keys.spend(session.keys_spent)
             self._bytes.spend(self.counters.bytes_sent - sent)

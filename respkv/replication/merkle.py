@@ -17,6 +17,7 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from respkv.base.errors import ReadMiss
 from respkv.base.slots import SLOT_COUNT
+from respkv.causality.hlc import stamp_hlc
 from respkv.keyspace import keys
 from respkv.keyspace.leaf_rule import LEAF_BITS
 from respkv.keyspace.leaf_walk import Listing, list_slot
@@ -60,14 +61,23 @@ def group_sums(cells: array[int], slots: Collection[int]) -> tuple[int, ...]:
 
 class MerkleStore:
     """A node's data as ``anti_entropy.Store``. ``raise_floor(db, first, last, stamp)`` is called for a flush floor that
-    a peer knows and this node does not; it must clear what depends on it, and log it."""
+    a peer knows and this node does not; it must clear what depends on it, and log it. ``observe(hlc)`` is called with
+    the newest of them before any is raised; it raises ClockSkewError when the clock may not follow."""
 
-    __slots__ = ("_engine", "_floors", "_raise_floor", "sums")
+    __slots__ = ("_engine", "_floors", "_observe", "_raise_floor", "sums")
 
-    def __init__(self, engine: Engine, floors: FlushFloors, sums: LeafSums, raise_floor: RaiseFloor) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        floors: FlushFloors,
+        sums: LeafSums,
+        raise_floor: RaiseFloor,
+        observe: Callable[[int], None],
+    ) -> None:
         self._engine = engine
         self._floors = floors
         self._raise_floor = raise_floor
+        self._observe = observe
         self.sums = sums
 
     def ready(self) -> bool:
@@ -135,15 +145,16 @@ class MerkleStore:
         return tuple(found)
 
     def raise_floors(self, ranges: Sequence[FloorRange]) -> int:
-        """Take over floors of a peer; how many were news."""
-        news = 0
-        for first, last, db, stamp in ranges:
-            if any(self._floors.get(slot, db) < stamp for slot in range(first, last + 1)):
-                self._raise_floor(db, first, last, stamp)
-                news += 1
+        """Take over floors of a peer; how many were news. ClockSkewError, and none is taken over, when one of these is
+        of a time that this node's clock does not permit."""
+        floors = self._floors
+        news = [row for row in ranges if any(floors.get(slot, row[2]) < row[3] for slot in range(row[0], row[1] + 1))]
         if news:
+            self._observe(max(stamp_hlc(stamp) for _, _, _, stamp in news))
+            for first, last, db, stamp in news:
+                self._raise_floor(db, first, last, stamp)
             self.sums.forget()
-        return news
+        return len(news)
 
     def appended(self) -> int:
         """The log position of what is applied now."""

@@ -467,14 +467,15 @@ class Replica:
         return RangePage(b"".join(parts), last, False)
 
     def flush(self, message: FlushTo) -> None:
-        """Raise flush floors. O(cached rows of the databases)."""
-        for first, last, db, stamp in message.floors:
-            self._applier.raise_floor(db, first, last, stamp)
+        """Raise flush floors. O(cached rows of the databases). ProtocolError, and none is raised, when one is of a
+        time that this node's clock does not permit: what is written until then would be lost."""
         newest = max((floor[3] for floor in message.floors), default=ZERO_STAMP)
         try:
             self._keyspace.clock.observe(int.from_bytes(newest[:8], "big"), self._keyspace.now_ms)
         except ClockSkewError as skew:
             raise ProtocolError(str(skew)) from skew
+        for first, last, db, stamp in message.floors:
+            self._applier.raise_floor(db, first, last, stamp)
 
     def stats(self) -> dict[str, int]:
         """Counters for metrics."""

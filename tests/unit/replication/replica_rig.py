@@ -39,7 +39,14 @@ class Replica:
         self.watermarks = PurgeWatermarks(
             self.rig.leaf.rule.marks, self.rig.leaf.advance, lambda: cut_of(group.now_ms, b"")
         )
-        self.store = MerkleStore(self.rig.engine, self.rig.keyspace.floors, self.rig.leaf, self.raise_floor)
+        keyspace = self.rig.keyspace
+        self.store = MerkleStore(
+            self.rig.engine,
+            keyspace.floors,
+            self.rig.leaf,
+            self.raise_floor,
+            lambda hlc: keyspace.clock.observe(hlc, group.now_ms),
+        )
         self.repair = AntiEntropy(
             short,
             store=self.store,

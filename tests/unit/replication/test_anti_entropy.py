@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from respkv.base.ids import HASH, STRING
-from respkv.base.slots import slot_of
+from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import DVV, encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.leaf_rule import digest_of
-from respkv.replication.anti_entropy import IDLE_US, TokenBucket
+from respkv.replication.anti_entropy import IDLE_US, SKEWED, TokenBucket
 from respkv.replication.exchange import ALL_LEAVES, PARTIAL, compare
 from respkv.replication.tombstones import PROPAGATION_MS
 from respkv.wire.messages import (
@@ -140,6 +140,23 @@ def test_flush_floors_go_first() -> None:
     assert group.equal() and list(group.replicas[2].contents()) == [keys.record_key(0, b"after")]
     assert group.replicas[2].store.floors() == group.replicas[1].store.floors() != ()
     assert group.replicas[1].store.raise_floors(group.replicas[1].store.floors()) == 0
+
+
+@pytest.mark.parametrize(("left", "right"), [(1, 2), (2, 1)])
+def test_a_flush_of_the_future_is_taken_over_only_when_the_clock_permits_it(left: int, right: int) -> None:
+    group = Group(2)
+    group.put(b"k", b"v", to=[1, 2])
+    far = group.now_ms + 20_000
+    group.replicas[1].raise_floor(0, 5, 5, pack_stamp(group.now_ms << 16, 1))
+    group.replicas[1].raise_floor(3, 0, SLOT_COUNT - 1, pack_stamp(far << 16, 1))
+    second = group.replicas[2]
+    group.session(left, right)
+    assert second.store.floors() == () and not group.replicas[1].repair.completed and not second.repair.completed
+    assert group.sent[-1][2] == TreeEnd(group.sent[0][2].session, SKEWED)  # type: ignore[union-attr]
+    group.pass_ms(10_000)
+    group.session(left, right)
+    assert second.store.floors() == group.replicas[1].store.floors() != ()
+    assert second.rig.keyspace.clock.last >= far << 16, "what is written here now lies above it"
 
 
 def test_young_differences_are_left_to_the_next_session() -> None:

@@ -20,7 +20,7 @@ from respkv.replication.payload import entries_of
 from respkv.resp.reply import bulk
 from respkv.storage.engine import Engine
 from respkv.storage.write_batch import encode_entry
-from respkv.wire.messages import ABSENT, FOREGROUND, HINT, OK, REPAIR, Reads
+from respkv.wire.messages import ABSENT, FOREGROUND, HINT, OK, REPAIR, FlushTo, Reads
 from tests.unit.replication.quorum_rig import Group, Side
 
 A_HASH = encode_entry(keys.record_key(0, b"h"), encode(HASH, pack_stamp(5, 2), ZERO_STAMP))
@@ -48,6 +48,17 @@ def test_new_strings_are_taken_alike_whatever_they_come_for(kind: int, also: byt
     assert dict(one.rig.engine.memtable.table) == dict(other.rig.engine.memtable.table)
     assert one.replica.applied == other.replica.applied and one.replica.beaten == other.replica.beaten > 0
     assert one.replica.repaired == 0 and other.replica.repaired == other.replica.applied
+
+
+def test_a_flush_of_the_future_raises_no_floor() -> None:
+    side = Group().sides[1]
+    keyspace = side.rig.keyspace
+    near, far = (pack_stamp((keyspace.now_ms + ahead) << 16, 2) for ahead in (9_000, 11_000))
+    with pytest.raises(ProtocolError):
+        side.replica.flush(FlushTo(1, ((0, 9, 0, near), (0, 9, 1, far))))
+    assert keyspace.floors.highest == ZERO_STAMP
+    side.replica.flush(FlushTo(2, ((0, 9, 0, near),)))
+    assert keyspace.floors.get(9, 0) == near < keyspace.stamp()
 
 
 @pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
