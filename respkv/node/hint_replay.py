@@ -6,6 +6,9 @@ doubles. Hints for a node that has left the ring go to those who own the keys no
 
 An entry that the target refuses for good (older than its purge watermark; the key of a register) is done with: the
 target knows better. Any other refusal of an entry brings the whole batch back, which merging makes harmless.
+
+A hint of the future (a clock was ahead for a while) waits until this node's clock permits its stamp: the target would
+take it for nonsense and close the link, each time that it comes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Final, NamedTuple
 
 from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
 from respkv.base.limits import KIB, MIB
-from respkv.causality.hlc import MAX_STAMP
+from respkv.causality.hlc import COUNTER_BITS, MAX_STAMP, pack_stamp
 from respkv.causality.record import stamp_of
 from respkv.cluster.placement import Placement
 from respkv.keyspace import keys
@@ -54,13 +57,21 @@ class HintReplay:
 
     __slots__ = (
         "_added", "_apply", "_expire_us", "_failures", "_flights", "_live", "_next_seq", "_send", "_waits",
-        "entries_refused", "entries_sent", "failed", "hints", "me", "placement", "redirected",
+        "entries_refused", "entries_sent", "failed", "hints", "max_skew_ms", "me", "placement", "redirected",
     )  # fmt: skip
 
     def __init__(
-        self, hints: HintStore, *, send: Send, apply: Apply, live: Callable[[int], bool], next_seq: Callable[[], int]
+        self,
+        hints: HintStore,
+        *,
+        send: Send,
+        apply: Apply,
+        live: Callable[[int], bool],
+        next_seq: Callable[[], int],
+        max_skew_ms: int,
     ) -> None:
         self.hints = hints
+        self.max_skew_ms = max_skew_ms
         self.me = 0
         self.placement: Placement | None = None
         self.entries_sent = 0
@@ -119,7 +130,7 @@ class HintReplay:
             return
         if not self._live(target):
             return
-        batch = self.hints.next_batch(target, limit_bytes, now_us)
+        batch = self.hints.next_batch(target, limit_bytes, now_us, self._latest(now_ms))
         if batch is None:
             return
         seq = self._next_seq()
@@ -130,9 +141,13 @@ class HintReplay:
         else:
             self._give_up(flight, now_us)
 
+    def _latest(self, now_ms: int) -> bytes:
+        """The stamp up to which others may be sent hints."""
+        return pack_stamp((now_ms + self.max_skew_ms) << COUNTER_BITS, 0)
+
     def _redirect(self, target: int, now_us: int, now_ms: int, placement: Placement) -> None:
         """The target is no member any more: what is held for it goes to the owners of the keys."""
-        batch = self.hints.next_batch(target, BATCH_BYTES, now_us)
+        batch = self.hints.next_batch(target, BATCH_BYTES, now_us, self._latest(now_ms))
         if batch is None:
             return
         shares: dict[int, list[bytes]] = {}

@@ -125,7 +125,14 @@ class Repair:
         self._rng = rng
         self.hints = HintStore(fs, directory, cap_bytes=hint_bytes_max, window_ms=hint_window_ms)
         self.hints.recover(now_ms())
-        self.replay = HintReplay(self.hints, send=mesh_send, apply=apply, live=live, next_seq=self._next_seq)
+        self.replay = HintReplay(
+            self.hints,
+            send=mesh_send,
+            apply=apply,
+            live=live,
+            next_seq=self._next_seq,
+            max_skew_ms=keyspace.clock.max_skew_ms,
+        )
         self.leaves = LeafUpkeep(keyspace, leaf_sums, raise_floor=raise_floor, commit=commit, rng=rng, log=log)
         self.watermarks = PurgeWatermarks(
             leaf_sums.rule.marks,

@@ -4,9 +4,10 @@ One queue of files per target, outside the engine: ``hints/<target, 5 digits>-<f
 format of the log (``storage/wal``; magic RKVHNT), each record one payload of entries as they stand in the log
 and in WRITE messages. Layout: docs/formats/hints.md.
 
-``add`` queues in memory, ``commit`` appends one record per target and cycle. Replay goes oldest first, one batch on its
-way per target, at a bounded rate; a file is removed once all of its records are acked. Nothing remembers how far a
-file has been replayed: after a crash it is replayed from its start, which the merge at the receiver makes harmless.
+``add`` queues in memory, ``commit`` appends one record per target and cycle. Replay goes in the order of writing, one
+batch on its way per target, at a bounded rate; a record whose time has not come holds up those behind it. A file is
+removed once all of its records are acked. Nothing remembers how far a file has been replayed: after a crash it is
+replayed from its start, which the merge at the receiver makes harmless.
 
 A hint is an optimisation: what is dropped (age, cap, full disk, damage) is counted and left to anti-entropy. So no
 error of a hint file stops the process, except a failed sync, after which nobody knows what the disk holds.
@@ -120,8 +121,8 @@ class _Target:
     """All hints for one node."""
 
     __slots__ = (
-        "batch", "batch_end", "files", "numbers", "oldest_queued", "queue", "queue_bytes", "queue_entries", "reader",
-        "records", "synced", "tokens", "tokens_us", "writer",
+        "batch", "batch_end", "early", "files", "numbers", "oldest_queued", "queue", "queue_bytes", "queue_entries",
+        "reader", "records", "synced", "tokens", "tokens_us", "writer",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -138,6 +139,8 @@ class _Target:
         self.batch: HintBatch | None = None
         #: records of ``files[0]`` that are acked once the batch is
         self.batch_end = 0
+        #: the stamp in the oldest record that is not acked for which it has to wait, b"" where none is known
+        self.early = b""
         self.numbers = 0
         self.tokens = 0
         self.tokens_us = 0
@@ -148,6 +151,7 @@ class _Target:
     def rewind(self) -> None:
         """Read again from the oldest record that is not acked."""
         self.batch = None
+        self.early = b""
         self.records = None
         if self.reader is not None:
             self.reader.close()
@@ -219,7 +223,8 @@ class HintStore:
                     stamps = [stamp_of(entry) for _, entry in iterate_payload(record.payload)]
                 except ValueError:
                     break
-                file.note(len(record.payload), len(stamps), min(stamps), int.from_bytes(max(stamps)[:6], "big"))
+                newest_ms = min(self.now_ms, int.from_bytes(max(stamps)[:6], "big"))
+                file.note(len(record.payload), len(stamps), min(stamps), newest_ms)
             if not reader.ended:
                 damaged = reader.witness(reader.offset, reader.last_lsn + 1) is not None
                 if damaged or reader.used_after(reader.offset):
@@ -343,31 +348,42 @@ class HintStore:
         """Targets for which something is held, ascending."""
         return sorted(target for target, held in self._targets.items() if held.files or held.queue)
 
-    def next_batch(self, target: int, limit_bytes: int, now_us: int) -> HintBatch | None:
+    def next_batch(self, target: int, limit_bytes: int, now_us: int, latest: bytes = MAX_STAMP) -> HintBatch | None:
         """The next hints for a target that is alive, about ``limit_bytes`` of them (one record at least).
 
-        None while a batch is on its way, when there are none, or to hold the rate: ask again on the next timer. Reads
-        the file in place, a megabyte at a time; it was written recently, as a rule.
+        None while a batch is on its way, when there are none, while the next one has a stamp above ``latest``, or to
+        hold the rate: ask again on the next timer. Reads the file in place, a megabyte at a time; it was written
+        recently, as a rule.
         """
         held = self._targets.get(target)
-        if held is None or held.batch is not None or not held.files or not self._refill(held, now_us):
+        if held is None or held.batch is not None or not held.files or held.early > latest:
+            return None
+        if not self._refill(held, now_us):
             return None
         if len(held.files) == 1 and held.writer is not None:
             self._close_file(held)
             if not held.files:
                 return None
         payloads: list[bytes] = []
-        size = 0
+        size = entries = 0
         file = held.files[0]
         if held.records is None:
             held.batch_end = file.acked
             held.records = self._open(held, file)
         for payload in held.records:
+            stamps = [stamp_of(record) for _, record in iterate_payload(payload)]
+            if (newest := max(stamps, default=b"")) > latest:
+                held.rewind()
+                held.early = newest
+                break
             payloads.append(payload)
             held.batch_end += 1
+            entries += len(stamps)
             size += len(payload)
             if size >= limit_bytes:
                 break
+        if not payloads and held.early:
+            return None
         if not payloads:
             # Damage below what was written: the rest of this file cannot be had.
             self.counters["dropped_error"] += file.entries
@@ -376,7 +392,7 @@ class HintStore:
         held.tokens -= size
         held.numbers += 1
         payload = payloads[0] if len(payloads) == 1 else b"".join(payloads)
-        held.batch = HintBatch(target, held.numbers, payload, sum(1 for _ in iterate_payload(payload)))
+        held.batch = HintBatch(target, held.numbers, payload, entries)
         return held.batch
 
     def _refill(self, held: _Target, now_us: int) -> bool:

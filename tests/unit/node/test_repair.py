@@ -137,6 +137,24 @@ def test_an_entry_that_failed_brings_the_batch_back() -> None:
     assert one.hints_pending(2) == 1, "an answer to a batch that was given up means nothing"
 
 
+def test_a_hint_of_the_future_waits_until_the_clock_permits_it() -> None:
+    net = Net(interval_us=NEVER_US)
+    one = net.nodes[1]
+    net.put(b"before", b"v", by=1, to=(2,))
+    net.run_ms(10, 10)
+    one.repair.hints.commit(net.now_ms)
+    internal = keys.record_key(0, KEY)
+    one.repair.missed(3, encode_entry(internal, encode(1, pack_stamp((net.now_ms + 40_000) << 16, 1), b"$1\r\nv\r\n")))
+    net.run_ms(1000)
+    net.down(3)
+    net.up(3)
+    net.run_ms(28_000, 200)
+    assert net.nodes[3].value(b"before") is not None and net.nodes[3].value(KEY) is None
+    assert len(hints(net)) == 1 and one.repair.hints_pending(3) and not one.repair.stats()["hint_batches_failed"]
+    net.run_ms(2000)
+    assert net.nodes[3].value(KEY) is not None and one.repair.hints_pending(3) == 0
+
+
 def test_acks_lead_to_the_next_batch_without_waiting_for_a_timer() -> None:
     net = Net(2, replicas=2, interval_us=NEVER_US)
     for number in range(40):

@@ -13,6 +13,7 @@ from respkv.env.rng import seeded
 from respkv.replication.hints import (
     FILE_AGE_MS,
     HINT_MAGIC,
+    WINDOW_MS,
     HintBatch,
     HintStore,
     hint_parts,
@@ -118,6 +119,37 @@ def test_a_failed_batch_comes_again_and_only_the_batch_under_way_can_be_acked() 
     store.failed(third)
     store.failed(third)
     assert drain(store, 2) == [2, 3, 4, 5]
+
+
+def test_hints_above_a_stamp_wait_with_those_behind_them() -> None:
+    fs = SimulatedFileSystem()
+    store = opened(fs)
+    hold(store, 2, 0, 6)
+    latest = [pack_stamp(NOW_MS + number << 16, 1) for number in range(6)]
+    for turn in range(3):
+        batch = store.next_batch(2, 10**6, 1_000_000 + turn, latest[2])
+        assert numbers(batch) == [0, 1, 2] and batch is not None and batch.entries == 3
+        store.failed(batch)
+    batch = store.next_batch(2, 10**6, 2_000_000, latest[2])
+    assert batch is not None and store.acked(batch)
+    hold(store, 2, 0, 1)
+    for turn in range(3):
+        assert store.next_batch(2, 10**6, 3_000_000 + turn, latest[2]) is None
+    assert store.counters["dropped_error"] == 0 and store.pending(2) == 7
+    batch = store.next_batch(2, 10**6, 4_000_000, latest[4])
+    assert numbers(batch) == [3, 4] and batch is not None and store.acked(batch)
+    store.check_invariants()
+    assert drain(store, 2) == [5, 0]
+
+
+def test_hints_of_the_future_are_dropped_when_they_are_old() -> None:
+    fs = SimulatedFileSystem()
+    store = opened(fs)
+    hold(store, 2, 10**9, 10**9 + 1)
+    store.close()
+    again = opened(fs)
+    assert again.pending(2) == 1 and again.expire(NOW_MS + WINDOW_MS) == 0
+    assert again.expire(NOW_MS + WINDOW_MS + 1) == 1 and fs.listdir("/d/hints") == []
 
 
 def test_hints_that_arrive_during_the_replay_follow() -> None:
