@@ -31,7 +31,7 @@ BYTES_PER_S: Final = 2 * MIB
 #: A session without any progress for this long is given up.
 IDLE_US: Final = 30_000_000
 #: ``TreeEnd.status``: a flush floor of the peer is of a time that the clock here does not permit.
-SKEWED: Final = 34
+SKEWED: Final = 35
 #: Steps of one session in one poll.
 _STEPS_PER_POLL: Final = 64
 _BURST_S: Final = 2

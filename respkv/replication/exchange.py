@@ -27,8 +27,10 @@ piece before it, up to its own last key, or to the end of the slot when ``more``
 A difference whose newer side is younger than ``young_ms`` is left for the next session: writes under way look
 like divergence. A difference in which a side has something below its cut makes the slot count as different, repaired
 or not; the next session may find it equal. So does what a side leaves out of a listing, since it is not compared. At
-the end each side waits until what it held at the last comparison is
-on disk, so that a crash cannot undo what the other relies on.
+the end each side waits until what it held at the last comparison is on disk, so that a crash cannot undo what the
+other relies on.
+
+A message that no peer would send, of another form or out of turn, ends the session (MALFORMED) and proves nothing.
 
 A step reads first (which may raise ReadMiss) and changes only then: after a miss it runs again from its start.
 """
@@ -36,13 +38,17 @@ A step reads first (which may raise ReadMiss) and changes only then: after a mis
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from itertools import islice
 from typing import Final, NamedTuple, Protocol
 
+from respkv.base.slots import SLOT_COUNT
+from respkv.causality.hlc import STAMP_BYTES
 from respkv.causality.record import DVV
-from respkv.keyspace.leaf_rule import STAMP_IN_DIGEST, stamp_ms
+from respkv.keyspace import keys
+from respkv.keyspace.leaf_rule import LEAVES, STAMP_IN_DIGEST, stamp_ms
 from respkv.keyspace.leaf_walk import Listing
+from respkv.replication.merkle import GROUPS
 from respkv.replication.tombstones import PurgeWatermarks
 from respkv.storage.write_batch import encode_entry
 from respkv.wire.messages import (
@@ -67,7 +73,12 @@ ALL_LEAVES: Final = 255
 PARTIAL: Final = 32
 #: ``TreeEnd.status``: no progress for too long.
 TIMED_OUT: Final = 33
+#: ``TreeEnd.status``: what came cannot have been meant.
+MALFORMED: Final = 34
 _SLOTS_AT_ONCE: Final = 16
+#: Spaces that are listed, and the least bytes of a digest: flags and stamp.
+_LISTED: Final = (keys.SPACE_RECORD, keys.SPACE_ELEMENT)
+_DIGEST_MIN: Final = 1 + STAMP_BYTES
 #: More differing leaves than this are listed together.
 _LEAVES_APART: Final = 4
 _KEYS_AT_ONCE: Final = 1000
@@ -161,6 +172,34 @@ def compare(mine: dict[bytes, bytes], theirs: dict[bytes, bytes], *, cut: int, y
     return Difference(send, pull, young, old)
 
 
+def well_formed(message: Message, slots: Container[int]) -> bool:
+    """Whether a session over ``slots`` may get such a message: lengths and bounds, which the codec leaves open."""
+    match message:
+        case TreeRoots():
+            return len(message.groups) == GROUPS
+        case TreeSlots():
+            return all(slot in slots for slot, _ in message.roots)
+        case TreeLeaves():
+            return all(slot in slots and len(leaves) == LEAVES for slot, leaves in message.slots)
+        case TreeKeys():
+            if message.slot not in slots or LEAVES <= message.leaf != ALL_LEAVES:
+                return False
+            place = message.slot.to_bytes(2, "big")
+            return all(_is_listed(key) and key[1:3] == place and len(held) >= _DIGEST_MIN for key, held in message.keys)
+        case PullRecords():
+            return all(_is_listed(key) and keys.key_slot(key) in slots for key in message.keys)
+        case Floors():
+            ranges = [row[:2] for row in message.floors] + [row[:2] for row in message.watermarks]
+            return all(first <= last < SLOT_COUNT for first, last in ranges)
+        case _:
+            return True
+
+
+def _is_listed(internal: bytes) -> bool:
+    """Whether it is the internal key of a record or an element, as far as its slot can be told."""
+    return len(internal) >= keys.RECORD_KEY_AT and internal[0] in _LISTED
+
+
 class Session:
     """What both sides of a session have in common. ``step`` is called until it answers False."""
 
@@ -219,6 +258,26 @@ class Session:
 
     def step(self) -> bool:
         """Do one piece of work; False when there is nothing to do now. May raise ReadMiss."""
+        raise AssertionError("sessions are initiators or responders")
+
+    def _next_message(self) -> bool:
+        """Deal with the first message of the inbox; False when that cannot be done now."""
+        message = self.inbox[0]
+        if not self._in_turn(message) or not well_formed(message, self.slots):
+            self._outgoing.append(TreeEnd(self.id, MALFORMED))
+            self._end(MALFORMED)
+            return True
+        if not self._on_message(message):
+            return False
+        self.inbox.popleft()
+        return True
+
+    def _in_turn(self, message: Message) -> bool:
+        """Whether the message can come now."""
+        raise AssertionError("sessions are initiators or responders")
+
+    def _on_message(self, message: Message) -> bool:
+        """False: not now, the sums are not settled. ReadMiss leaves the message in the inbox."""
         raise AssertionError("sessions are initiators or responders")
 
     def _floors_message(self) -> Floors:
@@ -295,15 +354,14 @@ class Initiator(Session):
         if self._sending:
             return self._send_some()
         if self.inbox:
-            message = self.inbox[0]
-            if not self._on_message(message):
-                return False
-            self.inbox.popleft()
-            return True
+            return self._next_message()
         return not self._waiting and not self.done and self._go_on()
 
+    def _in_turn(self, message: Message) -> bool:
+        """An end that is well answers one's own."""
+        return not isinstance(message, TreeEnd) or self._ending or message.status != OK
+
     def _on_message(self, message: Message) -> bool:
-        """False: not now, the sums are not settled. ReadMiss leaves the message in the inbox."""
         if isinstance(message, Floors):
             self._take_floors(message)
             self._waiting = False
@@ -382,7 +440,7 @@ class Initiator(Session):
 class Responder(Session):
     """The side that was asked."""
 
-    __slots__ = ("_covered", "_ending", "_mine", "_read_to")
+    __slots__ = ("_covered", "_ending", "_mine", "_read_to", "_roots_came")
 
     def __init__(self, *args: object, **options: object) -> None:
         super().__init__(*args, **options)  # type: ignore[arg-type]
@@ -392,16 +450,18 @@ class Responder(Session):
         self._mine: dict[bytes, bytes] = {}
         self._read_to: bytes | None = None
         self._ending: int | None = None
+        self._roots_came = False
 
     def step(self) -> bool:
         if self._sending:
             return self._send_some()
         if self.inbox:
-            if not self._on_message(self.inbox[0]):
-                return False
-            self.inbox.popleft()
-            return True
+            return self._next_message()
         return self._ending is not None and not self.done and self._finish(self._ending)
+
+    def _in_turn(self, message: Message) -> bool:
+        """Who has sent no roots cannot have compared all."""
+        return not isinstance(message, TreeEnd) or self._roots_came or message.status != OK
 
     def _on_message(self, message: Message) -> bool:
         if isinstance(message, Floors):
@@ -410,6 +470,7 @@ class Responder(Session):
         elif isinstance(message, TreeRoots):
             if not self._store.ready():
                 return False
+            self._roots_came = True
             mine = self._store.group_sums(self.slots)
             groups = {group: None for group, total in enumerate(message.groups) if total != mine[group]}
             slots = [slot for slot in self.slots if slot >> 7 in groups] if groups else []

@@ -12,7 +12,7 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.leaf_rule import digest_of
 from respkv.replication.anti_entropy import IDLE_US, SKEWED, TokenBucket
-from respkv.replication.exchange import ALL_LEAVES, PARTIAL, compare
+from respkv.replication.exchange import ALL_LEAVES, MALFORMED, PARTIAL, compare
 from respkv.replication.tombstones import PROPAGATION_MS
 from respkv.wire.messages import (
     BUSY,
@@ -501,3 +501,55 @@ def test_links_that_break_leave_nothing_open(seed: int) -> None:
     group.heal()
     group.session(2, 1)
     assert group.equal()
+
+
+K, OLD = keys.record_key(0, b"k"), digest(START_MS)
+MALFORMED_MESSAGES = {
+    "too few groups": TreeRoots(0, (1, 2, 3)),
+    "too many groups": TreeRoots(0, (1,) * 200),
+    "roots of a slot that is none": TreeSlots(0, ((65000, 1),)),
+    "leaves of a slot that is none": TreeLeaves(0, ((65000, (1,) * 64),)),
+    "too few leaves": TreeLeaves(0, ((slot_of(b"k"), (1, 2, 3)),)),
+    "keys of a slot that is none": TreeKeys(0, 65000, ALL_LEAVES, False, ()),
+    "keys of a leaf that is none": TreeKeys(0, slot_of(b"k"), 64, False, ()),
+    "an empty key": TreeKeys(0, slot_of(b"k"), ALL_LEAVES, False, ((b"", OLD),)),
+    "an empty digest": TreeKeys(0, slot_of(b"k"), ALL_LEAVES, False, ((K, b""),)),
+    "a key of another slot": TreeKeys(0, slot_of(b"k"), ALL_LEAVES, False, ((keys.record_key(0, b"x"), OLD),)),
+    "a wish for an empty key": PullRecords(0, (b"",)),
+    "a wish for a key of three bytes": PullRecords(0, (K[:3],)),
+    "a wish for what is this node's alone": PullRecords(0, (keys.meta_key(b"purge"),)),
+    "a wish of a slot that is none": PullRecords(0, (b"\x01\xff\xff\0\0k",)),
+    "floors of slots that are none": Floors(0, ((0, 16384, 0, b"\1" * 10),), ()),
+    "floors from the end to the start": Floors(0, ((2, 1, 0, b"\1" * 10),), ()),
+    "watermarks of slots that are none": Floors(0, (), ((0, 16384, 5),)),
+    "an end before anything was compared": TreeEnd(0, OK),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("side", [1, 2])
+@pytest.mark.parametrize("name", MALFORMED_MESSAGES)
+def test_what_no_peer_would_send_ends_the_session_and_proves_nothing(name: str, side: int) -> None:
+    group = Group(2)
+    group.put(b"k", b"v", to=[1, 2])
+    group.pass_ms(PROPAGATION_MS * 2)
+    for replica in group.replicas.values():
+        replica.rig.settle()
+    assert group.replicas[1].repair.begin(2, group.now_us, group.now_ms)
+    for _ in range(2):
+        group.turn()
+    group.wire.clear()
+    replica = group.replicas[side]
+    (session,) = replica.repair.running()
+    message = MALFORMED_MESSAGES[name]._replace(session=session.id)
+    session.inbox.clear()
+    replica.repair.on_message(3 - side, message, group.now_us, group.now_ms)
+    group.sent.clear()
+    group.turn()
+    assert [(source, sent) for source, _, sent in group.sent if source == side][-1] == (
+        side,
+        TreeEnd(session.id, MALFORMED),
+    )
+    group.turn()
+    for each in group.replicas.values():
+        assert not each.repair.running() and each.repair.aborted == 1
+        assert not any(each.watermarks.marks) and each.store.floors() == ()
