@@ -98,9 +98,8 @@ class Coordinator:
         self.everywhere = False
         #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
         self.told: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        #: who stands in for replicas that are away, where that is wanted
+        #: who stands in for replicas that are away, where that is wanted, and requests for which they were counted
         self.stand_ins = StandIns()
-        #: requests that stand-ins were counted for
         self.stand_in_reads = self.stand_in_writes = 0
         self._set_of: list[int] = []
         self._peers_of: list[tuple[int, ...]] = []

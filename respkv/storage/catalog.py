@@ -47,8 +47,7 @@ class Catalog:
     __slots__ = (
         "_failed_fetches", "_held_ticks", "_manifest", "_meta_changes", "_news", "_next_file", "_plan", "_queued",
         "_removable", "board", "cache", "counters", "directory", "durable_lsn", "fs", "highest_stamp", "on_plan_failed",
-        "options", "pending", "probes", "readers", "spoiled_segment",
-        "version",
+        "options", "pending", "probes", "readers", "spoiled_segment", "version",
     )  # fmt: skip
 
     def __init__(

@@ -411,8 +411,8 @@ class Engine:
             self._catalog.compaction_done(job, result)
 
     def on_job_failed(self, job_id: int, reason: str) -> None:
-        """A job came to nothing (``reason`` in words); it is offered again after some ticks. A full disk is met by giving
-        up the ballast, so that the next try may pass."""
+        """A job came to nothing (``reason`` in words); it is offered again after some ticks. A full disk is met by
+        giving up the ballast, so that the next try may pass."""
         self._catalog.job_failed(job_id, reason)
         if reason == DISK_FULL:
             self._make_room()
@@ -508,8 +508,8 @@ class Engine:
         return brake_us(len(self._retired), filled, runs - self.options.stall_runs)
 
     def close(self) -> None:
-        """Close the files; what is not synced stays so. FatalStorageError. When everything is (a clean stop), the log is
-        ended and the manifest told, so that whatever is missing at the next start is known to be damage."""
+        """Close the files; what is not synced stays so. When everything is (a clean stop), the log is ended and the
+        manifest told, so that whatever is missing at the next start is known to be damage. FatalStorageError."""
         if self.durable_lsn == self.appended_lsn and not self.batch and not self._closed:
             self._seal()
         for log in (*self._closed, self._log):
