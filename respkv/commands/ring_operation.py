@@ -22,7 +22,7 @@ from respkv.commands.session import Pending, Session
 from respkv.commands.spec import CommandSpec, Flag
 from respkv.commands.transactions import end_multi
 from respkv.keyspace import effects as fx
-from respkv.keyspace.apply import EVERYTHING
+from respkv.keyspace.everything import EVERYTHING
 from respkv.keyspace.read_set import ReadSet
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.view import View

@@ -354,8 +354,8 @@ def execute(runner: Runner, session: Session) -> bytes:
         if session.server.pubsub.events:
             expire_sighted(runner.applier)
         replies, effects = runner.run(session)
-    except CorruptionError:
-        end_multi(session)  # Its effects are dropped; the client is told of the damage.
+    except (CommandError, CorruptionError):
+        end_multi(session)  # Its effects are dropped; the client is told why.
         raise
     end_multi(session)
     if effects:

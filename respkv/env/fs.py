@@ -19,6 +19,9 @@ class AppendFile(Protocol):
     def write(self, data: bytes) -> None:
         """Append all of ``data`` (loops over short writes)."""
 
+    def reserve(self, size: int) -> None:
+        """Have at least ``size`` bytes of the file on disk, zeros behind its end; with an error it is as before."""
+
     def sync(self) -> None:
         """fdatasync. After a failure the contents are unknown: the caller must stop the process."""
 

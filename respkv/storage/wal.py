@@ -136,6 +136,17 @@ class LogWriter:
         self.last_lsn = lsn
         return lsn
 
+    def reserve(self, size: int) -> bool:
+        """Make ``room`` at least ``size``; False on a full disk, which changes nothing. FatalStorageError."""
+        try:
+            self.file.reserve(size)
+        except OSError as error:
+            if is_disk_full(error):
+                return False
+            raise FatalStorageError(f"{self.path}: {error}") from error
+        self.room = max(self.room, size)
+        return True
+
     def append_all(self, kind: int, payloads: list[bytes], durable_lsn: int) -> None:
         """Write records in one write: all or, with OSError, none of them."""
         lsn, offset = self.last_lsn, self.offset
@@ -153,8 +164,12 @@ class LogWriter:
         self._write(self._encode(END, self.last_lsn, b"", durable_lsn, self.offset))
 
     def append_mark(self, durable_lsn: int) -> None:
-        """Say how far the log is durable, where no batch follows that would."""
-        self._write(self._encode(MARK, self.last_lsn, b"", durable_lsn, self.offset))
+        """Say how far the log is durable, where no batch follows that would; nothing on a full disk."""
+        try:
+            self._write(self._encode(MARK, self.last_lsn, b"", durable_lsn, self.offset))
+        except OSError as error:
+            if not is_disk_full(error):
+                raise FatalStorageError(f"log append failed: {error}") from error
 
     def _encode(self, kind: int, lsn: int, payload: bytes, durable_lsn: int, offset: int) -> bytes:
         data = _RECORD.pack(_RECORD_MAGIC, len(payload), kind, lsn, durable_lsn) + payload

@@ -288,6 +288,14 @@ class SimulatedFileSystem:
         inode.write(data, offset)
         self._changing()
 
+    def extend_inode(self, path: str, inode: Inode, size: int) -> None:
+        """Space for later: the file is longer by zeros."""
+        end = len(inode.data)
+        if size > end:
+            self._need(size - end, path)
+            inode.write(bytes(size - end), end)
+            self._changing()
+
     def sync_inode(self, path: str, inode: Inode) -> None:
         """fdatasync."""
         self._changing()
@@ -355,6 +363,9 @@ class SimulatedAppendFile:
     def write(self, data: bytes) -> None:
         self._fs.write_inode(self.path, self._open(), data, self._offset)
         self._offset += len(data)
+
+    def reserve(self, size: int) -> None:
+        self._fs.extend_inode(self.path, self._open(), size)
 
     def sync(self) -> None:
         self._fs.sync_inode(self.path, self._open())

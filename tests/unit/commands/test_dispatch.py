@@ -152,6 +152,85 @@ def test_full_disk_refuses_writes_keeps_reads_and_recovers(driver: NodeDriver, c
     assert client.call("SET", "a", "2") == OK
 
 
+LONG = "n" * 500
+
+
+def full_disk() -> tuple[NodeDriver, Client]:
+    """A node with 2000 keys of 500 bytes and more on a disk that has just become full."""
+    driver = NodeDriver(memtable_bytes="65536", ballast_bytes="0")
+    client = driver.connect()
+    for number in range(2000):
+        client.call("SET", f"{number}:{LONG}", "v")
+    driver.pass_time(1_000_000)
+    driver.fs.capacity = driver.fs.used()
+    driver.node.engine.rotate()
+    driver.node.refresh_refusal()
+    return driver, client
+
+
+def test_deletions_on_a_full_disk_are_refused_before_the_log_has_no_room_left() -> None:
+    driver, client = full_disk()
+    replies = [client.call("DEL", f"{number}:{LONG}")[:8] for number in range(2000)]
+    done = replies.index(b"-MISCONF")
+    assert replies == [b":1\r\n"] * done + [b"-MISCONF"] * (2000 - done) and done > 100
+    driver.pass_time(60_000_000)
+    assert client.call("EXISTS", f"{done - 1}:{LONG}", f"{done}:{LONG}") == b":1\r\n"
+    driver.fs.capacity = None
+    driver.pass_time(1_000_000)
+    assert client.call("DEL", f"{done}:{LONG}") == b":1\r\n" and client.call("SET", "a", "1") == OK
+
+
+def test_queued_deletions_on_a_full_disk_are_refused_together() -> None:
+    _, client = full_disk()
+    client.call("MULTI")
+    for number in range(2000):
+        client.call("DEL", f"{number}:{LONG}")
+    assert client.call("EXEC").startswith(b"-MISCONF ")
+    assert client.call("EXISTS", f"0:{LONG}", f"1999:{LONG}") == b":2\r\n"
+    assert client.call("EXEC") == b"-ERR EXEC without MULTI\r\n"
+
+
+BIG = b"v" * 6_000_000
+WAYS = (
+    [("SET", "k", BIG)],
+    [("SET", "k", BIG, "PX", "100000")],
+    [("MSET", "a", "1", "k", BIG)],
+    [("HSET", "h", "f", "1"), ("HSET", "h", "f", BIG)],
+    [("HSET", "k", "a", "1", "f", BIG)],
+    [("SETRANGE", "k", "6000000", "1")],
+    [("MULTI",), ("SET", "a", "1"), ("SET", "k", BIG), ("EXEC",)],
+)
+
+
+@pytest.mark.parametrize("requests", WAYS, ids=lambda way: "-".join(str(words[0]) for words in way))
+def test_a_value_that_the_disk_cannot_take_is_refused_and_changes_nothing(requests: list[tuple[str, ...]]) -> None:
+    driver = NodeDriver(ballast_bytes="0")
+    client = driver.connect()
+    driver.fs.capacity = driver.fs.used() + 5_000_000
+    for words in requests[:-1]:
+        client.call(*words)
+    last = driver.node.engine.commit()
+    assert client.call(*requests[-1]).startswith(b"-MISCONF "), "nor are others refused for it"
+    assert driver.node.engine.commit() == last and not driver.node.engine.batch
+    assert client.call("EXISTS", "a", "k") == b":0\r\n" and client.call("SET", "small", "1") == OK
+    driver.fs.capacity += 20_000_000
+    for words in requests:
+        reply = client.call(*words)
+    assert not reply.startswith(b"-")
+    driver.fs.capacity = None
+    again = NodeDriver(fs=driver.fs.copy(), clock=driver.clock).connect()
+    name = "h" if requests[0][1:2] == ("h",) else "k"
+    assert again.call("EXISTS", name) == b":1\r\n" and again.call("DUMP", name) == client.call("DUMP", name)
+
+
+def test_a_log_that_was_given_room_for_a_value_is_one_for_the_next_writes_too() -> None:
+    driver = NodeDriver(ballast_bytes="0")
+    client = driver.connect()
+    for _ in range(3):
+        assert client.call("SET", "k", BIG) == OK
+    assert client.call("EXISTS", "k") == b":1\r\n" and driver.node.engine.refusal() is None
+
+
 def test_max_disk_says_what_it_is_at_once_and_everywhere(client: Client, driver: NodeDriver) -> None:
     """Clients look for OOM; people for the reason. CONFIG SET counts for the next request of its pipeline."""
     refused = b"-OOM command not allowed when disk used > 'max-disk'.\r\n"

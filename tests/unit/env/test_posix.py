@@ -275,3 +275,17 @@ def test_clocks() -> None:
     assert clock.monotonic_us() - first >= 1000
     assert wall > 1_600_000_000_000_000
     assert isinstance(first, int) and isinstance(wall, int)
+
+
+def test_reserved_room_is_zeros_and_a_failure_leaves_the_file_as_it_was(fs: PosixFileSystem, tmp_path: Path) -> None:
+    path = f"{tmp_path}/a"
+    file = fs.create(path, 100)
+    file.write(b"x")
+    file.reserve(50)
+    assert fs.size(path) == 100
+    file.reserve(5000)
+    assert fs.size(path) == 5000 and file.tell() == 1
+    with pytest.raises(OSError):
+        file.reserve(1 << 62)
+    assert fs.read_all(path) == b"x" + bytes(4999)
+    file.close()

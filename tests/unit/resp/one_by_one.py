@@ -11,7 +11,7 @@ def gets(parser: RequestParser) -> Any:
     """The next request, False when there is none. ``parser.check(argv, -1)`` then speaks of this one."""
     while requests := parser.take():
         parser.give_back(requests[1:], 1)
-        if requests[0].__class__ is list:
+        if isinstance(requests[0], list):
             return requests[0]
         assert not parser.check(requests[0], -1)
     return False
