@@ -125,19 +125,13 @@ class Repair:
         self._rng = rng
         self.hints = HintStore(fs, directory, cap_bytes=hint_bytes_max, window_ms=hint_window_ms)
         self.hints.recover(now_ms())
+        skew_ms = keyspace.clock.max_skew_ms
         self.replay = HintReplay(
-            self.hints,
-            send=mesh_send,
-            apply=apply,
-            live=live,
-            next_seq=self._next_seq,
-            max_skew_ms=keyspace.clock.max_skew_ms,
+            self.hints, send=mesh_send, apply=apply, live=live, next_seq=self._next_seq, max_skew_ms=skew_ms
         )
         self.leaves = LeafUpkeep(keyspace, leaf_sums, raise_floor=raise_floor, commit=commit, rng=rng, log=log)
         self.watermarks = PurgeWatermarks(
-            leaf_sums.rule.marks,
-            leaf_sums.advance,
-            lambda: cut_of(now_ms() + keyspace.clock.max_skew_ms, b""),
+            leaf_sums.rule.marks, leaf_sums.advance, latest=lambda: cut_of(now_ms() + skew_ms, b"")
         )
         self._saved = WatermarkLog(keyspace, self.watermarks, commit)
         self.neighbours = CoReplicas(self.hints, live, facts)
