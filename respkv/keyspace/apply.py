@@ -177,10 +177,7 @@ class Applier:
                     if removed[row.prefix] == row.count:
                         # It may be deleted, and the count may have missed what others wrote.
                         row.count = sum(1 for _ in keyspace.stored_elements(row))
-        size = fx.log_bytes(effects)
-        if plan.records:
-            size += sum(len(record) for record in plan.records.values() if record is not None)
-        self._make_room(size)
+        self._make_room(fx.log_bytes(effects) + sum(len(record or b"") for record in plan.records.values()))
         return plan
 
     def _make_room(self, size: int) -> None:
@@ -598,4 +595,3 @@ class Applier:
         touched = self.keyspace.touched
         if touched is not None:
             touched(db, key)
-

@@ -366,6 +366,8 @@ class KeyCounts:
                     self.runs.pop(db, None)
                     self.runs.pop(db | EXPIRING_SUMS, None)
             self.exact = bool(data["exact"]) and data["covers"] == self.engine.newest_run()
+            if not self.floors.cover(FlushFloors.from_plain(data["floors"])):
+                self.exact = False  # A crash has undone a flush that was counted with.
         self.active = MemtableDelta(self.engine.memtable)
         self.older = [MemtableDelta(memtable) for memtable in reversed(self.engine.immutables)]
 

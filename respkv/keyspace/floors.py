@@ -99,6 +99,13 @@ class FlushFloors:
             floors.decode(int(db), bytes.fromhex(body))
         return floors
 
+    def cover(self, other: FlushFloors) -> bool:
+        """Whether everything that ``other`` hides is hidden here. O(ranges)."""
+        both = FlushFloors.from_plain(self.plain())
+        for db, body in other.plain().items():
+            both.decode(int(db), bytes.fromhex(body))
+        return both.plain() == self.plain()
+
 
 class DurableFloors:
     """The floors that no crash undoes: what they hide may be dropped for good."""

@@ -90,3 +90,35 @@ def test_a_compaction_drops_nothing_that_a_snapshot_under_way_is_to_hold() -> No
     (name,) = fs.listdir("/old/snapshots")
     fs.rename(f"/old/snapshots/{name}", DIRECTORY)
     assert alive(NodeDriver(fs=fs, clock=driver.clock)) == 101
+
+
+def test_counts_are_made_anew_where_a_crash_has_undone_the_flush_that_they_know() -> None:
+    driver = NodeDriver(appendfsync="no")
+    node, client = driver.node, driver.connect()
+    for number in range(100):
+        client.call("SET", f"k{number}", "v")
+    driver.pass_time(1_000_000)
+    client.call("SET", "k99", "again")
+    driver.pass_time(300_000)
+    node.engine.rotate()
+    node.keyspace.counts.follow()
+    job = node.next_job()
+    assert job is not None
+    driver._do(job)
+    node.applier.flush_database(0)
+    node.commit()
+    while (plan := node.manifest_plan()) is not None:
+        plan.run()
+        node.on_manifest_synced(plan)
+    crashed = 0
+    for seed in range(12):
+        again = NodeDriver(fs=driver.fs.crash(random.Random(seed)), clock=driver.clock)
+        keys = again.connect().call("DBSIZE")
+        if again.node.keyspace.floors.databases():
+            assert keys == b":0\r\n"
+        else:
+            crashed += 1
+            assert not again.node.keyspace.counts.exact
+            again.pass_time(3_000_000)
+            assert again.connect().call("DBSIZE") == b":100\r\n" and again.node.keyspace.counts.exact
+    assert crashed

@@ -384,10 +384,10 @@ def test_a_mark_without_room_is_left_out_and_other_errors_are_fatal(monkeypatch:
     sync(engine)
 
     def fail(code: int) -> None:
-        def append_mark(self: LogWriter, durable_lsn: int) -> None:
+        def write(self: LogWriter, data: bytes) -> None:
             raise OSError(code, "no")
 
-        monkeypatch.setattr(LogWriter, "append_mark", append_mark)
+        monkeypatch.setattr(LogWriter, "_write", write)
 
     fail(errno.ENOSPC)
     engine.tick()
