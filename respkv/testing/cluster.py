@@ -42,8 +42,6 @@ GRACE_US: Final = 8 * _S
 #: How long clients rest between requests at least, once the faults are over.
 CALM_PAUSE_US: Final = (50 * _MS, 500 * _MS)
 ANSWER_US: Final = 4 * _S
-#: From the clients' end: how long the replicas have to become equal.
-CONVERGENCE_US: Final = 150 * _S
 _READ_AGAIN_US: Final = 60 * _S
 
 
@@ -57,6 +55,8 @@ class Plan:
     clients: int = 5
     faulty_us: int = 20 * _S
     healed_us: int = 12 * _S
+    #: from the clients' end: how long the replicas have to become equal
+    convergence_us: int = 150 * _S
     kinds: Sequence[str] = ()
     pause_us: tuple[int, int] = (200 * _MS, 4 * _S)
     mix: Mix = field(default_factory=Mix)
@@ -254,7 +254,7 @@ class Cluster:
         """Let the replicas become equal."""
         if not self.plan.ring:
             return
-        until_us = self.schedule.now_us + CONVERGENCE_US
+        until_us = self.schedule.now_us + self.plan.convergence_us
         while self.schedule.now_us < until_us and not self._settled():
             self.schedule.run_until(self.schedule.now_us + 1 * _S)
         self.trace.line("settled" if self._settled() else "not settled")

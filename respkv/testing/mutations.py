@@ -39,7 +39,8 @@ from respkv.resp import errors
 from respkv.storage.write_batch import encode_entry, iterate_payload
 from respkv.testing.cluster import Plan
 from respkv.testing.machine import Machine
-from respkv.wire.messages import OK, Forward, WriteAcks, Writes
+from respkv.testing.nemesis import FAR_CLOCK
+from respkv.wire.messages import OK, FlushTo, Forward, WriteAcks, Writes
 
 _S: Final = 1_000_000
 
@@ -88,6 +89,16 @@ class _FloorlessReplica(Replica):
             self.put_record(internal, record)
             return OK
         return super()._apply_one(kind, internal, record, old, owners, survivors, source)
+
+
+class _TrustingReplica(Replica):
+    """Flush floors are taken over whatever their time."""
+
+    __slots__ = ()
+
+    def flush(self, message: FlushTo) -> None:
+        for first, last, db, stamp in message.floors:
+            self._applier.raise_floor(db, first, last, stamp)
 
 
 class _HastyGraves(Replica):
@@ -392,9 +403,12 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "a record below the flush floor is taken when it comes late", ("log",), 5,
         _eager(_NET, lambda plan: _flushing(plan)),
     ),
+    "flush-of-the-future": Mutation(
+        "a flush floor is taken over from a clock that is far ahead", ("log", "quorum read"), 10,
+        lambda plan: _flushing_far(plan),
+    ),
     "leaf-sums-never-settled": Mutation(
-        "leaf sums do not follow what is written", ("convergence",), 3,
-        _swap(lambda ring: ring.leaf_sums, _LazySums),
+        "leaf sums do not follow what is written", ("convergence",), 3, lambda plan: _unsettled(plan),
     ),
     "ack-before-log": Mutation(
         "a replica acks before the record is in its log", ("quorum read",), 10,
@@ -497,8 +511,10 @@ def _expiring(plan: Plan) -> None:
 
 def _deleting(plan: Plan) -> None:
     # Hashes that one side of a partition deletes, and the other one goes on with.
-    plan.mix.weights = {"hset": 12, "delh": 3, "hgetall": 6, "hget": 6}
-    plan.mix.levels = {EVENTUAL: 2, QUORUM: 2}
+    plan.mix.weights = {"hset": 12, "delh": 4, "hgetall": 6, "hget": 4}
+    plan.mix.levels = {EVENTUAL: 3, QUORUM: 2}
+    plan.mix.pad_bytes, plan.mix.pause_us = 0, (5_000, 50_000)
+    plan.clients, plan.faulty_us = 6, 20_000_000
     _swap(lambda ring: ring.replica, _HastyGraves)(plan)
 
 
@@ -512,6 +528,24 @@ def _emptying(plan: Plan) -> None:
 def _flushing(plan: Plan) -> None:
     plan.mix.weights["flushall"] = 3
     _swap(lambda ring: ring.replica, _FloorlessReplica)(plan)
+
+
+def _unsettled(plan: Plan) -> None:
+    # Others take a few seconds.
+    plan.convergence_us = 60 * _S
+    _swap(lambda ring: ring.leaf_sums, _LazySums)(plan)
+
+
+def _flushing_far(plan: Plan) -> None:
+    far_ahead(plan)
+    _swap(lambda ring: ring.replica, _TrustingReplica)(plan)
+
+
+def far_ahead(plan: Plan) -> None:
+    """Wall clocks that are further ahead than nodes put up with, for seconds; nothing that expires by them."""
+    plan.kinds, plan.skew_us = (FAR_CLOCK, "partition", "pause"), 0
+    plan.faulty_us, plan.healed_us = 15 * _S, 20 * _S
+    plan.mix.weights |= {"setpx": 0, "expire": 0, "expireh": 0, "expiref": 0, "flushall": 1}
 
 
 def found_by(name: str, violations: list[str]) -> list[str]:

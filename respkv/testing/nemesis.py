@@ -23,6 +23,9 @@ KINDS: Final = {
     "second_link": 20, "echo": 15, "pause": 50, "kill": 50, "power": 40, "fuse": 20, "slow_disk": 30, "full_disk": 15,
     "sync_error": 10, "clock": 40, "crash_loop": 10,
 }  # fmt: skip
+#: Only where a plan asks for it: a wall clock that is further ahead than nodes put up with.
+FAR_CLOCK: Final = "far_clock"
+_FAR_US: Final = 60 * _S
 #: Those that may lose what was not synced.
 LOSING: Final = ("power", "fuse")
 
@@ -75,6 +78,7 @@ class Nemesis:
             "full_disk": self._full_disk,
             "sync_error": self._sync_error,
             "clock": self._clock,
+            FAR_CLOCK: self._far_clock,
             "crash_loop": self._crash_loop,
         }
         self._actions = actions
@@ -273,6 +277,11 @@ class Nemesis:
         offset_us = machine.clock.offset_us + self._rng.choice((-1, 1)) * self._rng.choice((3, 50, 700, 2_500)) * _MS
         if abs(offset_us) <= 4 * _S:
             machine.clock.set_offset(offset_us)
+
+    def _far_clock(self) -> None:
+        machine = self._any()
+        machine.clock.set_offset(_FAR_US)
+        self._later(100 * _MS, 6 * _S, lambda: machine.clock.set_offset(0))
 
 
 def _never(path: str) -> bool:
