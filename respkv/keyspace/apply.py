@@ -183,9 +183,8 @@ class Applier:
     def _make_room(self, size: int) -> None:
         """Before anything has changed: CommandError when the disk has no room for ``size`` bytes of log."""
         engine = self.keyspace.engine
-        if size >= LARGE_BYTES or (size and engine.refusal() is not None):
-            if not engine.reserve(size):
-                raise CommandError(DISK_FULL)
+        if (size >= LARGE_BYTES or (size and engine.refusal() is not None)) and not engine.reserve(size):
+            raise CommandError(DISK_FULL)
 
     # -- keys whose concurrent writes are kept -----------------------------------------------------
 

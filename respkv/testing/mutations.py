@@ -449,7 +449,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
     ),
     "clock-forgotten": Mutation(
         "after a crash stamps start where the wall clock is", ("log",), 40,
-        _eager(("kill", "clock"), lambda plan: _mutate(plan, _forgotten_clock)),
+        _eager(("kill", "clock"), lambda plan: _forgetting(plan)),
     ),
     "context-not-looked-at": Mutation(
         "a write with a context replaces all that is there, seen or not", ("siblings",), 3,
@@ -528,6 +528,14 @@ def _emptying(plan: Plan) -> None:
 def _flushing(plan: Plan) -> None:
     plan.mix.weights["flushall"] = 3
     _swap(lambda ring: ring.replica, _FloorlessReplica)(plan)
+
+
+def _forgetting(plan: Plan) -> None:
+    # Clocks that jump back, crashes soon after, and few keys that are written often.
+    plan.pause_us = (100_000, 600_000)
+    plan.mix.weights, plan.mix.pause_us = {"set": 6, "get": 1}, (5_000, 50_000)
+    plan.clients, plan.faulty_us = 6, 15 * _S
+    _mutate(plan, _forgotten_clock)
 
 
 def _unsettled(plan: Plan) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from respkv.testing import mutations
-from respkv.testing.cluster import Plan
+from respkv.testing.cluster import Plan, plan_of
 from respkv.testing.simulate import main, run_plan, run_seed, run_seeds
 
 SEEDS = int(os.environ.get("RESPKV_SEEDS", "200"))
@@ -22,8 +22,9 @@ PROCESSES = 1 if "PYTEST_XDIST_WORKER" in os.environ else os.cpu_count() or 1
 OPEN: dict[int, str] = {}
 #: Where to begin to look for a broken rule, to be done sooner than from seed 1.
 FIRST = {
-    "ack-before-log": 2, "ack-before-sync": 11, "clock-forgotten": 2, "expired-shown": 32,
-    "late-deletion-hides-newer": 48, "no-read-repair": 2, "quorum-of-one": 2, "unknown-called-failed": 8,
+    "ack-before-log": 2, "ack-before-sync": 47, "actor-reused": 8, "clock-forgotten": 14, "emptied-unasked": 3, "expired-shown": 2,
+    "flush-of-the-future": 4, "late-deletion-hides-newer": 10, "no-read-repair": 4, "quorum-of-one": 2,
+    "unknown-called-failed": 5,
 }  # fmt: skip
 ROOT = Path(__file__).parents[2]
 S = 1_000_000
@@ -56,6 +57,15 @@ def test_a_single_node_survives_what_it_promises_to() -> None:
         plan.mix.weights["flushall"] = 1
         report = run_plan(plan)
         assert not report.violations, "\n".join([str(report), *report.violations[:10]])
+
+
+@pytest.mark.parametrize("seed", range(2, 6))
+def test_a_wall_clock_that_is_far_ahead_harms_nobody(seed: int) -> None:
+    plan = plan_of(seed)
+    mutations.far_ahead(plan)
+    report = run_plan(plan)
+    assert not report.violations, "\n".join([str(report), *report.violations[:10]])
+    assert report.faults["far_clock"]
 
 
 @pytest.mark.parametrize("seed", [3, 26])
