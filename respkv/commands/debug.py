@@ -82,6 +82,8 @@ def _sleep(argv: list[bytes], session: Session) -> Reply | Pending:
     server = session.server
     duration_us = int(seconds * 1_000_000)
     server.stall_until(server.clock.monotonic_us() + duration_us)
+    if duration_us >= server.slow_us:
+        server.slow_command(session, argv, duration_us)  # As in Redis, where it is the command that sleeps.
     if session.multi is not None:
         return OK
     pending = Pending()

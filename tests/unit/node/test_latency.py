@@ -104,3 +104,11 @@ def test_a_slow_command_shows_in_latency_latest(monkeypatch: pytest.MonkeyPatch)
     client.call("KEYS", "*")
     clock.runs = False
     assert client.call("LATENCY", "LATEST").startswith(b"*1\r\n*4\r\n$7\r\ncommand\r\n")
+
+
+def test_debug_sleep_is_a_slow_command() -> None:
+    driver = NodeDriver(latency_monitor_threshold="20", slowlog_log_slower_than="1000000", enable_debug_command="yes")
+    client = driver.connect()
+    assert client.call("DEBUG", "SLEEP", "0.01") == client.call("DEBUG", "SLEEP", "0.05") == b"+OK\r\n"
+    assert [(name, worst) for name, _, _, worst in driver.node.latency.latest()] == [("command", 50)]
+    assert not len(driver.node.slowlog)
