@@ -160,7 +160,7 @@ class ManifestLog:
         except OSError as error:
             raise FatalStorageError(f"{self._log.path}: sync failed: {error}") from error
         # In force now. Without the mark, damage to the last edit could not be told from a torn tail.
-        with suppress(OSError):
+        with suppress(FatalStorageError):
             self._log.append_mark(self._log.last_lsn)
         return self._log.offset - before
 

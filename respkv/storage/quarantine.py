@@ -12,7 +12,6 @@ In a *local space* (facts that the owner keeps elsewhere too, and restores itsel
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -114,32 +113,19 @@ def open_or_mark(
     """The table as it can be read, and what is wrong with it (None: nothing).
 
     ``marked`` is what was wrong with it before: then it is read in full (1 s for 200 MB), and if that shows
-    nothing it is whole again. Raises what is no damage: FormatError, OSError without it being the disk's.
+    nothing it is whole again. Raises what is no damage: FormatError, OSError that is none of the disk's.
     """
     try:
         reader = open_table(fs, path, meta, cache)
     except CorruptionError as damage:
         return LostTable(path, meta, damage.reason), damage.reason
-    except OSError as error:
-        if not is_unreadable(error):
-            raise
-        return LostTable(path, meta, str(error)), str(error)
     if marked is None:
         return reader, None
     try:
         reader.verify()
     except CorruptionError as damage:
         return reader, damage.reason
-    except OSError as error:
-        if not is_unreadable(error):
-            raise
-        return reader, str(error)
     return reader, None
-
-
-def is_unreadable(error: OSError) -> bool:
-    """Whether the disk says that it cannot give the bytes back."""
-    return error.errno == errno.EIO
 
 
 def passing_over(
@@ -156,10 +142,6 @@ def passing_over(
                 yield from _block_by_block(table, start, end)
             except CorruptionError as damage:
                 told(table.file_id, damage.reason)
-            except OSError as error:
-                if not is_unreadable(error):
-                    raise
-                told(table.file_id, str(error))
 
 
 def _block_by_block(table: TableReader, start: bytes, end: bytes | None) -> Iterator[tuple[bytes, bytes]]:

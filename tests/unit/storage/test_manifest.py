@@ -136,6 +136,21 @@ def test_edits_that_found_no_room_can_be_written_later() -> None:
     assert read_manifest(fs, "/d", 1).version == version
 
 
+def test_a_mark_that_cannot_be_written_undoes_no_edit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fs = disk()
+    log = ManifestLog(fs, "/d", 1, Version())
+    write = LogWriter._write
+
+    def fail(self: LogWriter, data: bytes) -> None:
+        if len(data) == RECORD_OVERHEAD:
+            raise OSError(errno.EIO, "input/output error")
+        write(self, data)
+
+    monkeypatch.setattr(LogWriter, "_write", fail)
+    version = grow(log, Version(), range(1, 4))
+    assert read_manifest(fs, "/d", 1).version == version
+
+
 def test_a_rewrite_that_fails_goes_on_in_the_old_manifest_and_is_tried_again() -> None:
     fs = disk()
     log = ManifestLog(fs, "/d", 1, Version(), rewrite_bytes=10)
