@@ -15,8 +15,8 @@ What differs from those, because members are few and the ring stands:
   fails. It costs a second, and neither a node that hears nobody nor the old beliefs of a side that was cut
   off can shake the others' routing.
 - A probe that was unanswered although frames of its target arrived meanwhile is no accusation but a broken path:
-  after ``misses_max`` of them in a row the member counts as unreachable from here, and as alive; after one, when it
-  owes answers for which clients wait and nothing of it has come.
+  after ``misses_max`` of them in a row the member counts as unreachable from here, and as alive; as soon as one is,
+  when it owes answers for which clients wait and nothing of it has come for that long.
 - Time in which this process stood still is given back to all deadlines: it could not have heard anybody.
 
 Invariants: a member's row only grows; every suspect has a ``Suspicion`` and nobody else has one; at most one probe a
@@ -98,8 +98,8 @@ class Gossip:
 
     __slots__ = (
         "_challenged_us", "_count", "_dead_next_us", "_heard_us", "_lag_us", "_last_timer_us", "_limits", "_misses",
-        "_questions", "_rng", "_round", "_rumours", "_state_next_us", "_suspicions", "_tick_next_us", "facts", "health",
-        "incarnation_to_save", "me", "membership", "my_facts", "outbox",
+        "_questions", "_rng", "_round", "_rumours", "_state_next_us", "_suspicions", "_tick_next_us", "_urgent",
+        "facts", "health", "incarnation_to_save", "me", "membership", "my_facts", "outbox",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +127,8 @@ class Gossip:
         self._suspicions: dict[int, Suspicion] = {}
         self._misses: dict[int, int] = {}
         self._heard_us: dict[int, int] = {}
+        #: who owes answers for which clients wait -> since when it has not been heard
+        self._urgent: dict[int, int] = {}
         self._challenged_us: dict[int, int] = {}
         self._count = _Counters()
         self._lag_us = 0
@@ -154,6 +156,7 @@ class Gossip:
             self._give_back_lag(now_us - self._last_timer_us)
         self._last_timer_us = now_us
         self._expire_relays(now_us)
+        self._go_round(now_us, changes)
         self._expire_probes(now_us, changes)
         self._expire_suspicions(now_us, changes)
         if now_us >= self._tick_next_us:
@@ -162,19 +165,17 @@ class Gossip:
 
     def on_message(self, sender: int, message: Message, now_us: int) -> list[Change]:
         """A message of ``sender``, whose identity the link has proven. Strangers are counted and not heard."""
-        changes: list[Change] = []
         if sender == self.me or sender not in self.membership:
             self._count.strangers += 1
-            return changes
+            return []
+        changes: list[Change] = []
         self._heard_us[sender] = now_us
         known = self.facts.get(sender)
         if known is None or message.facts.clock >= known.clock:
             self.facts[sender] = message.facts
         rows = message.rows if isinstance(message, State) else message.updates
-        if isinstance(message, Ping):
-            asks = message.seq != 0
-        elif isinstance(message, State):
-            asks = message.reply != 0
+        if isinstance(message, Ping | State):
+            asks = (message.seq if isinstance(message, Ping) else message.reply) != 0
         else:
             asks = isinstance(message, PingReq)
         for row in rows:
@@ -192,7 +193,7 @@ class Gossip:
         return changes
 
     def heard(self, short: int, now_us: int) -> None:
-        """Any frame of ``short`` arrived. O(1); call it for each frame or once a cycle."""
+        """Any frame of ``short`` arrived; call it for each frame or once a cycle. O(1)."""
         if short in self.membership and short != self.me:
             self._heard_us[short] = now_us
             self._challenge(short, now_us)
@@ -207,17 +208,16 @@ class Gossip:
     def unanswered(self, short: int, now_us: int, *, urgent: bool = False) -> list[Change]:
         """``short`` owes answers: probe it now instead of when its turn comes.
 
-        ``urgent``: clients wait for them. It counts as unreachable once the direct answer is missing as well, and
-        nothing else came meanwhile; the verdict of others is not waited for.
-        """
+        ``urgent``: clients wait for them. It counts as unreachable once nothing has come for as long as a direct answer
+        may take; the verdict of others is not waited for."""
         changes: list[Change] = []
         if short in self.membership and short != self.me:
             self._probe(short, now_us)
             probe = self._questions.probe_of(short)
             if urgent and probe is not None:
-                probe.urgent = True
-                if probe.asked_helpers:
-                    self._go_round(probe, changes)
+                heard = self._heard_us.get(short, -1) > probe.opened_us
+                self._urgent.setdefault(short, now_us if heard else probe.opened_us)
+                self._go_round(now_us, changes)
         return changes
 
     def loop_lag(self, count_us: int) -> None:
@@ -228,7 +228,7 @@ class Gossip:
         """The ring has other members now. Whoever left is forgotten, whoever came starts as alive."""
         self.membership.replace_members(members)
         kept = self.membership
-        for table in (self.facts, self._suspicions, self._misses, self._heard_us, self._challenged_us):
+        for table in (self.facts, self._suspicions, self._misses, self._heard_us, self._challenged_us, self._urgent):
             for short in [short for short in table if short not in kept]:
                 del table[short]
         self._questions.keep_only(kept)
@@ -252,6 +252,7 @@ class Gossip:
         scale = self.health.scale
         return min(
             self._questions.next_deadline_us(self._tick_next_us),
+            *(since_us + self._patience_us(short) for short, since_us in self._urgent.items()),
             min((held.deadline_us(scale) for held in self._suspicions.values()), default=self._tick_next_us),
         )
 
@@ -282,7 +283,7 @@ class Gossip:
             held.check_invariants()
         self._questions.check_invariants()
         self._rumours.check_invariants()
-        for table in (self.facts, self._misses, self._heard_us, self._challenged_us):
+        for table in (self.facts, self._misses, self._heard_us, self._challenged_us, self._urgent):
             assert all(short in self.membership for short in table)
 
     # Time.
@@ -307,8 +308,9 @@ class Gossip:
         self._questions.postpone(lag_us)
         for held in self._suspicions.values():
             held.postpone(lag_us)
-        for short in self._heard_us:
-            self._heard_us[short] += lag_us
+        for table in (self._heard_us, self._urgent):
+            for short in table:
+                table[short] += lag_us
 
     def _tick(self, now_us: int) -> None:
         """One round of questions."""
@@ -322,14 +324,12 @@ class Gossip:
         ]
         for short in self._some(doubtful, limits.extra_probes):
             self._probe(short, now_us)
-        dead = self.membership.in_state(DEAD)
-        if dead and now_us >= self._dead_next_us:
+        if now_us >= self._dead_next_us and (dead := self.membership.in_state(DEAD)):
             self._dead_next_us = now_us + limits.dead_interval_us
             self._ping(self._rng.choice(dead), now_us)
         if now_us >= self._state_next_us:
             self._state_next_us = now_us + limits.state_interval_us
-            there = [short for short in self.membership.others if self.membership.live(short)]
-            if there:
+            if there := [short for short in self.membership.others if self.membership.live(short)]:
                 self._send(self._rng.choice(there), self._full_state(reply=1))
         self._questions.forget_old(now_us)
 
@@ -356,8 +356,6 @@ class Gossip:
         for seq, probe in self._questions.late_probes(now_us):
             if not probe.asked_helpers:
                 self._missed(probe.target, changes)
-                if probe.urgent:
-                    self._go_round(probe, changes)
                 self._ask_helpers(seq, probe, now_us)
             else:
                 del self._questions.probes[seq]
@@ -398,7 +396,7 @@ class Gossip:
         """How long ``target`` is waited for: longer when it is known as slow, or when this node is not well: not both,
         for a node that is not well measures all others as slow."""
         usual_us = self._limits.direct_us
-        slow_us = min(3 * self.membership.rtt_us(target), 4 * usual_us)
+        slow_us = min(3 * self.membership.best_rtt_us(target), 4 * usual_us)
         return max(usual_us * self.health.scale, slow_us)
 
     def _missed(self, target: int, changes: list[Change]) -> None:
@@ -407,10 +405,14 @@ class Gossip:
         if self._misses[target] >= self._limits.misses_max:
             self._note(self.membership.set_reachable(target, False), changes)
 
-    def _go_round(self, probe: Probe, changes: list[Change]) -> None:
-        """The direct answer is late, and so is what clients wait for."""
-        if self._heard_us.get(probe.target, -1) <= probe.opened_us:
-            self._note(self.membership.set_reachable(probe.target, False), changes)
+    def _go_round(self, now_us: int, changes: list[Change]) -> None:
+        """Whoever owes answers and is silent for as long as a direct answer may take is not waited for."""
+        for short, since_us in list(self._urgent.items()):
+            if self._heard_us.get(short, -1) > since_us:
+                del self._urgent[short]
+            elif now_us - since_us >= self._patience_us(short):
+                del self._urgent[short]
+                self._note(self.membership.set_reachable(short, False), changes)
 
     def _ask_helpers(self, seq: int, probe: Probe, now_us: int) -> None:
         """Second stage: ask live others. With none to ask, only the wait is left."""
@@ -478,10 +480,9 @@ class Gossip:
         if not ALIVE <= state <= DEAD or not 0 <= incarnation < INCARNATION_MAX:
             self._count.bad_rows += 1
             return
-        if short not in self.membership:
-            return
         if short == self.me:
             self._on_own_row(state, incarnation, sender, now_us, answered=answered)
+        if short == self.me or short not in self.membership:
             return
         if source not in self.membership:
             source = sender

@@ -13,6 +13,7 @@ whoever keeps orders compares it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
@@ -33,6 +34,8 @@ _RANK_UNKNOWN: Final = 400
 _FIRST_CLASS_US: Final = 1024
 #: Share of a new sample in the average: one eighth, as TCP does.
 _SMOOTHING_SHIFT: Final = 3
+#: Of so many of the last round trips the best is what a member can do when nothing holds it up.
+_BEST_OF: Final = 8
 
 
 class Change(NamedTuple):
@@ -48,7 +51,7 @@ class Change(NamedTuple):
 class _Row:
     """One member."""
 
-    __slots__ = ("incarnation", "latency_class", "reachable", "rtt_us", "source", "state")
+    __slots__ = ("incarnation", "latency_class", "reachable", "rtt_us", "samples", "source", "state")
 
     def __init__(self, source: int) -> None:
         self.state = ALIVE
@@ -56,6 +59,7 @@ class _Row:
         self.source = source
         self.reachable = True
         self.rtt_us = 0
+        self.samples: deque[int] = deque(maxlen=_BEST_OF)
         self.latency_class = 0
 
 
@@ -109,6 +113,7 @@ class Membership:
         row = self._rows.get(short)
         if row is None or short == self.me:
             return
+        row.samples.append(sample_us)
         row.rtt_us += (sample_us - row.rtt_us) >> _SMOOTHING_SHIFT if row.rtt_us else max(1, sample_us)
         edge = _FIRST_CLASS_US << row.latency_class
         too_high = row.rtt_us > edge + (edge >> 2)
@@ -120,6 +125,11 @@ class Membership:
     def rtt_us(self, short: int) -> int:
         """The moving average of round trips; 0 before the first."""
         return self._rows[short].rtt_us
+
+    def best_rtt_us(self, short: int) -> int:
+        """The shortest of the last round trips; 0 before the first. One that stood still and then answered all at once
+        is not slow for that. O(_BEST_OF)."""
+        return min(self._rows[short].samples, default=0)
 
     # Asked by gossip and by those who show it.
 

@@ -20,7 +20,6 @@ class Probe:
     """A question to ``target``. The second stage begins when ``asked_helpers``; there may be no helpers, though.
 
     ``denials`` counts helpers that got no answer; ``accusers`` are others who said that the target is silent.
-    ``urgent``: requests wait for the target.
     """
 
     target: int
@@ -30,7 +29,6 @@ class Probe:
     helpers: tuple[int, ...] = ()
     denials: int = 0
     accusers: list[int] = field(default_factory=list)
-    urgent: bool = False
 
 
 @dataclass(slots=True)

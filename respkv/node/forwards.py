@@ -499,6 +499,11 @@ class Forwards:
         """True while ``on_timer`` is needed."""
         return bool(self._open or self._held)
 
+    def postpone(self, count_us: int) -> None:
+        """Wait that much longer for what others execute. When they may begin with it stays as it was told them."""
+        for op, held in self._open.items():
+            self._open[op] = held._replace(deadline_us=held.deadline_us + count_us)
+
     def on_timer(self, now_us: int) -> None:
         """Give up what takes too long. O(expired + lost + long + held): deadlines ascend, but for those of long
         requests."""

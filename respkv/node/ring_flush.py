@@ -96,6 +96,11 @@ class RingFlush:
         """True while ``on_timer`` is needed."""
         return bool(self._open)
 
+    def postpone(self, count_us: int) -> None:
+        """Wait that much longer."""
+        for held in self._open.values():
+            held.deadline_us += count_us
+
     def on_timer(self, now_us: int) -> None:
         """Give up."""
         for seq in [seq for seq, held in self._open.items() if now_us >= held.deadline_us]:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 TICK_US: Final = 10_000
 #: The loop stood still when its timer is this late.
 _LAG_US: Final = 100_000
-#: A member that is slow is probed for that at most this often.
-_LOOK_AGAIN_US: Final = 1_000_000
+#: After that long, what others answered meanwhile is read before it is called late. No load makes a cycle that long.
+_STILL_US: Final = 500_000
+#: A member that is slow is looked after for that at most this often.
+_LOOK_AGAIN_US: Final = 250_000
 
 
 class RingTimers:
@@ -65,6 +67,10 @@ class RingTimers:
         late_us = now_us - self._due_us
         if late_us > _LAG_US:
             ring.member.loop_lag(late_us)
+        if late_us > _STILL_US:
+            ring.coordinator.postpone(late_us)
+            ring.forwards.postpone(late_us)
+            ring.flushes.postpone(late_us)
         if now_us >= ring.member.next_timer_us():
             ring.member.on_timer(now_us)
         self._look_after_late(now_us)

@@ -435,6 +435,11 @@ class Coordinator:
             self.reads.on_timer(now_us)
             self.writes.on_timer(now_us)
 
+    def postpone(self, count_us: int) -> None:
+        """This node stood still for that long: the answers may lie in its sockets, unread."""
+        self.reads.postpone(count_us)
+        self.writes.postpone(count_us)
+
     def late(self, now_us: int) -> list[int]:
         """Peers that take longer than they should to answer; each is named once for a question. O(peers)."""
         return self.writes.late(now_us) + self.reads.take_late()

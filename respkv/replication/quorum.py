@@ -198,6 +198,11 @@ class GroupGate:
                     self._give_up(seq, cycle, count, peer)
             self._sweep(seq, cycle)
 
+    def postpone(self, count_us: int) -> None:
+        """Give all open cycles that much more time. O(cycles open)."""
+        for cycle in self._cycles.values():
+            cycle.deadline_us += count_us
+
     def next_deadline_us(self) -> int | None:
         """When ``expire`` has something to do; None when nothing is open."""
         first = next(iter(self._cycles.values()), None)

@@ -522,6 +522,14 @@ class ReadSide:
             elif now_us >= held.deadline_us - READ_TIMEOUT_US + HEDGE_US:
                 self._late[held.peer] = None
 
+    def postpone(self, count_us: int) -> None:
+        """Give all that is under way more time."""
+        for batch in {id(batch): batch for batch in self._batches.values()}.values():
+            batch.hedge_us += count_us
+            batch.deadline_us += count_us
+        for held in self._ranges.values():
+            held.deadline_us += count_us
+
     def take_late(self) -> list[int]:
         """Peers that took longer than ``HEDGE_US`` since the last call."""
         late = list(self._late)

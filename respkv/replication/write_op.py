@@ -256,6 +256,12 @@ class WriteSide:
             for done in self._pushes.pop(seq)[2]:
                 done(False)
 
+    def postpone(self, count_us: int) -> None:
+        """Give all that is under way more time."""
+        self.gate.postpone(count_us)
+        for seq, (peer, deadline_us, done) in self._pushes.items():
+            self._pushes[seq] = (peer, deadline_us + count_us, done)
+
     def _look(self, seq: int) -> None:
         """See what the gate has decided."""
         gate = self.gate

@@ -297,13 +297,14 @@ class Machine:
         self.cycles += 1
         life = self._life
         node.begin_cycle()
+        # As in the reactor: timers come first, what lies in the sockets comes after them.
+        if node.now_us >= node.next_timer_us():
+            node.on_timer()
         inbox, self._inbox = self._inbox, []
         for action in inbox:
             action()
             if life != self._life:
                 return
-        if node.now_us >= node.next_timer_us():
-            node.on_timer()
         turns = [served for served in self.runnable if not served.gone and served.pending is None]
         self.runnable.clear()
         if turns:

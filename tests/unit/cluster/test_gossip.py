@@ -425,6 +425,34 @@ def test_who_owes_answers_and_is_heard_is_not_gone_round() -> None:
     assert bench.gossip.unanswered(3, bench.now_us, urgent=True) == [] and bench.gossip.membership.live(3)
 
 
+def test_what_was_heard_before_clients_waited_excuses_nobody() -> None:
+    """A probe was under way already and its target was heard since: what counts is the silence from now on."""
+    bench = Bench(limits=GossipLimits(misses_max=99))
+    bench.gossip.unanswered(3, bench.now_us)
+    bench.timer(300 * MS)
+    bench.gossip.heard(3, bench.now_us)
+    bench.timer(100 * MS)
+    bench.gossip.unanswered(3, bench.now_us, urgent=True)
+    bench.timer(499 * MS)
+    assert bench.gossip.membership.live(3)
+    assert bench.gossip.wake_at_us() <= bench.now_us + MS
+    bench.timer(MS)
+    assert not bench.gossip.membership.live(3) and bench.gossip.membership.state(3) == ALIVE
+
+
+def test_one_that_stood_still_is_not_slow_for_that() -> None:
+    """Its late answers come all at once when it goes on; when it falls silent again it is given no more time."""
+    bench = Bench(limits=GossipLimits(misses_max=99))
+    table = bench.gossip.membership
+    table.rtt(3, MS)
+    for late_us in (4 * S, 3 * S, 2 * S):
+        table.rtt(3, late_us)
+    assert table.rtt_us(3) > 500 * MS
+    bench.gossip.unanswered(3, bench.now_us, urgent=True)
+    bench.timer(500 * MS)
+    assert not table.live(3)
+
+
 def test_strangers_and_nonsense_change_nothing() -> None:
     bench = Bench()
     before = repr(bench.gossip.membership)

@@ -59,6 +59,30 @@ def test_a_primary_that_stands_still_is_routed_around(phase_us: int) -> None:
     assert now() - began < 10_000 * len(clients)
 
 
+def test_what_was_answered_while_a_node_stood_still_counts() -> None:
+    """It was stopped with questions under way, for longer than it waits for an answer: the answers are in its sockets,
+    and are read before anything is given up."""
+    ring = SimulatedRing(3)
+    client, now = ring.connect(1), lambda: ring.cluster.schedule.now_us
+    key, other = key_of(ring, 1), key_of(ring, 3)
+    assert client.all(("SET", key, "v"), ("HSET", f"{{{other}}}h", "f", "v")) == [b"OK", 1]
+    done = []
+
+    def busy(node: Any) -> bool:
+        return node.coordinator.busy() or node.forwards.busy() or node.flushes.busy()
+
+    for words in [("GET", key), ("SET", key, "w"), ("HSET", f"{{{other}}}h", "f", "w"), ("FLUSHALL",)]:
+        for _ in range(5):
+            client.send(words)
+            ring.run(_S, lambda: busy(ring.node(1).ring))
+            ring.cluster.machines[0].pause(4 * _S)
+            began = now()
+            done += client.wait(1)
+            assert now() - began > 3 * _S
+            ring.run(_S)
+    assert done == [b"v"] * 5 + [b"OK"] * 5 + [0] * 5 + [b"OK"] * 5
+
+
 @pytest.mark.parametrize("gone", ["paused", "killed"])
 def test_a_read_for_a_node_that_is_gone_is_made_elsewhere(gone: str) -> None:
     """A node that has no copy asks one that has; when that is gone it asks another, and the client sees no error."""
