@@ -31,6 +31,7 @@ COMPILED: Final = (
     "respkv/commands/hash.py",
     "respkv/commands/ring_dispatch.py",
     "respkv/commands/session.py",
+    "respkv/commands/shortcuts.py",
     "respkv/commands/string.py",
     "respkv/commands/string_set.py",
     "respkv/keyspace/apply.py",

@@ -2,9 +2,9 @@
 
 ``run_turns`` is the hot loop. It treats exactly ``GET key`` and ``SET key value`` apart while the session and
 the node are *plain* (authenticated, no MULTI, no subscription, no MONITOR, no WATCH, no pause, writes allowed
-...), runs other data commands of a plain session by ``_run_quick``, and hands everything else to ``execute``:
-look-up, checks, view, handler, effects. The fast path ends in the same primitives as ``keyspace.apply``; a
-test demands equal replies, log bytes and counters of both.
+...), tries ``shortcuts`` next, runs other data commands of a plain session by ``_run_quick``, and hands everything
+else to ``execute``: look-up, checks, view, handler, effects. The fast path ends in the same primitives as
+``keyspace.apply``; a test demands equal replies, log bytes and counters of both.
 
 A request that cannot finish now (a block is not in memory, a walk is over its budget, clients are paused)
 becomes a ``Pending``; the connection's later requests wait behind it.
@@ -23,6 +23,7 @@ from respkv.causality.record import pack_string_head
 from respkv.commands.hotkeys import sample_request
 from respkv.commands.notifications import apply_and_tell, telling_walk
 from respkv.commands.session import Pending, Server, Session
+from respkv.commands.shortcuts import Shortcuts
 from respkv.commands.spec import DATA, SESSION, CommandSpec, Flag
 from respkv.commands.table import CommandTable, subcommand
 from respkv.commands.transactions import end_multi
@@ -73,27 +74,10 @@ class Dispatcher:
     """
 
     __slots__ = (
-        "_apply",
-        "_clock_us",
-        "_direct",
-        "_ended_us",
-        "_general_us",
-        "_get_stats",
-        "_quick",
-        "_set_stats",
-        "_views",
-        "applier",
-        "fetch",
-        "hot",
-        "keyspace",
-        "limit_bytes",
-        "plain",
-        "refusal",
-        "registry",
-        "ruled",
-        "server",
-        "table",
-    )
+        "_apply", "_clock_us", "_direct", "_ended_us", "_general_us", "_get_stats", "_quick", "_set_stats",
+        "_shortcuts", "_views", "applier", "fetch", "hot", "keyspace", "limit_bytes", "plain", "refusal", "registry",
+        "ruled", "server", "table",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -126,6 +110,7 @@ class Dispatcher:
         self._get_stats = registry.command("get")
         self._set_stats = registry.command("set")
         self._quick = self._quick_table()
+        self._shortcuts = Shortcuts(applier, registry, table)
         #: False when GET or SET goes by another name
         self._direct = all(table.lookup(word) is not None for word in (b"get", b"set"))
 
@@ -159,7 +144,8 @@ class Dispatcher:
         special: list[tuple[Any, Any]] = []
         reply: Any
         self._general_us = reads = writes = mark = unchecked = 0
-        batch = keyspace.engine.batch
+        batch, short = keyspace.engine.batch, self._shortcuts
+        shortcuts: dict[bytes, Any] = short.by_word if ruled is None else {}
         last, grown, db, logical, stale, over, left = clock.last, 0, 0, -1, True, False, self.hot.left
         heads, pack_head, pack, crc, ok = BULK_HEADS, pack_string_head, pack_lengths, crc_hqx, OK
         for turn in turns:
@@ -172,7 +158,7 @@ class Dispatcher:
                 clock.last, stale = last, True
             fast = session.plain and self.plain
             direct = fast and self._direct
-            reads_before, writes_before, taken, pending = reads, writes, 0, None
+            before, writes_before, taken, pending, short.last = reads + writes + short.done, writes, 0, None, ""
             while requests := parser.take():
                 waiting = iter(requests)
                 taken += (size := len(requests))
@@ -221,12 +207,18 @@ class Dispatcher:
                                     out.append(ok)
                                     writes += 1
                                     continue
+                        if size and isinstance(argv[0], bytes) and (shortcut := shortcuts.get(argv[0])) is not None:
+                            clock.last = last
+                            reply = shortcut(db, rows, prefixes, argv)
+                            last = clock.last
+                            if reply is not None:
+                                out.append(reply)
+                                continue
                     clock.last, stale = last, True
-                    if grown:
-                        keyspace.cache.grow(grown)
-                        grown = 0
-                    if reads + writes != mark:
-                        self._ended_us, mark = -1, reads + writes  # What they took is not this command's.
+                    if grown or short.grown:
+                        grown = self._grow(grown)
+                    if (done := reads + writes + short.done) != mark:
+                        self._ended_us, mark = -1, done  # What they took is not this command's.
                     used = len(requests) - length_hint(waiting)
                     unchecked += 16
                     entry = quick(argv[0]) if fast and parser.exact else None
@@ -245,27 +237,28 @@ class Dispatcher:
                         break
                 if pending is not None or session.closing or taken >= COMMANDS_PER_TURN:
                     break
-            if reads != reads_before or writes != writes_before:
-                session.commands += reads - reads_before + writes - writes_before
-                session.last_command = "set" if writes != writes_before else "get"
+            if (served := reads + writes + short.done - before) != 0:
+                session.commands += served
+                session.last_command = short.last or ("set" if writes != writes_before else "get")
             if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
                 special.append((turn, pending))
             if batch and (len(batch[-1]) >= LARGE_RECORD_BYTES or len(batch) >= 3 * SPLIT_ENTRIES):
-                if not stale:
-                    clock.last, stale = last, True
+                clock.last, stale = clock.last if stale else last, True
                 server.relieve()
-            unchecked += taken
-            if unchecked >= 256:
-                unchecked = 0
-                over = self._clock_us() > until_us
-        self.hot.left = left
-        if not stale:
-            clock.last = last
-        if grown:
-            keyspace.cache.grow(grown)
-        if reads or writes:
-            self._count_fast(reads, writes, began_us)
+            if (unchecked := unchecked + taken) >= 256:
+                unchecked, over = 0, self._clock_us() > until_us
+        clock.last, self.hot.left = clock.last if stale else last, left
+        self._grow(grown)
+        self._count_fast(reads, writes, began_us)
         return special
+
+    def _grow(self, grown: int) -> int:
+        """Tell the row cache what its rows have grown by; 0, which is left of that."""
+        grown += self._shortcuts.grown
+        self._shortcuts.grown = 0
+        if grown:
+            self.keyspace.cache.grow(grown)
+        return 0
 
     def _sample(self, requests: list[Any], left: int) -> int:
         """Some of these requests are to be sampled: ``hot.left`` has come to ``left`` with them. Its new value."""
@@ -292,13 +285,19 @@ class Dispatcher:
         return reply
 
     def _count_fast(self, reads: int, writes: int, began_us: int) -> None:
-        """The GETs and SETs of a cycle: counters, and the time that no other command took, shared evenly among them."""
-        took_us = max(0, self._clock_us() - began_us - self._general_us)
-        reads_us = took_us * reads // (reads + writes)
+        """What a cycle did without the general path: counters, and the time that nothing else took, shared evenly."""
+        counted = [(self._get_stats, reads), (self._set_stats, writes)]
+        if self._shortcuts.done:
+            counted += self._shortcuts.take()
+        calls = sum([count for _, count in counted])
+        left_us = max(0, self._clock_us() - began_us - self._general_us) if calls else 0
         self.keyspace.hits += reads
         self.keyspace.cache.hits += reads
-        self.registry.count_fast(self._get_stats, reads, reads_us)
-        self.registry.count_fast(self._set_stats, writes, took_us - reads_us)
+        for stats, count in counted:
+            if count:
+                took_us = left_us * count // calls
+                self.registry.count_fast(stats, count, took_us)
+                left_us, calls = left_us - took_us, calls - count
 
     def _run_quick(  # HOT: incr
         self, session: Session, argv: list[bytes], entry: Quick, view: View

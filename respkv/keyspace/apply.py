@@ -141,7 +141,7 @@ class Applier:
             if self.keyspace.watermark is not None and (db, key) in plan.begun and row.count > 0:
                 self._forget(db, key, row)
             else:
-                self._write_count(db, key, row)
+                self.write_count(db, key, row)
         for (db, key), known in plan.rows.items():
             if type(known) is HashRow:
                 self.keyspace.trim(db, key, known)
@@ -409,7 +409,7 @@ class Applier:
             keyspace.cache.adjust(db, key, row, field_charge(field, value) - before)
         if old is None:
             row.count += 1
-            self._write_count(db, key, row)
+            self.write_count(db, key, row)
         if keyspace.watching:
             self._touch(db, key)
         keyspace.trim(db, key, row)
@@ -484,7 +484,8 @@ class Applier:
         deleted = ZERO_STAMP if old is None else old[1:BODY_AT]
         return min(keyspace.stamp(), max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot)))
 
-    def _write_count(self, db: int, key: bytes, row: HashRow) -> None:
+    def write_count(self, db: int, key: bytes, row: HashRow) -> None:
+        """Log how many elements a collection has."""
         keyspace = self.keyspace
         stamp = keyspace.stamp()
         body = max(row.count, 0).to_bytes(8, "big") + row.count_stamp
@@ -547,7 +548,7 @@ class Applier:
             plan.rows[db, key] = row
             self._delete(db, key, plan)
         else:
-            self._write_count(db, key, row)
+            self.write_count(db, key, row)
             if keyspace.watching:
                 self._touch(db, key)
         if self.on_expired is not None:

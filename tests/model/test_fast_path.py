@@ -16,10 +16,38 @@ KEYS = [b"k%d" % n for n in range(12)] + [b"{tag}x", b"", b"\x00\xff"]
 def random_request(rng: random.Random) -> list[bytes]:
     key, value = rng.choice(KEYS), rng.choice((b"", b"7", b"v" * rng.randrange(300), b"*3\r\n$1\r\n"))
     roll = rng.random()
-    if roll < 0.35:
+    if roll < 0.2:
         return [rng.choice((b"GET", b"get", b"gEt")), key]
-    if roll < 0.7:
+    if roll < 0.4:
         return [rng.choice((b"SET", b"set", b"Set")), key, value]
+    if roll < 0.8:
+        key, owner, field = rng.choice(KEYS[:4]), b"h%d" % rng.randrange(3), rng.choice((b"f", b"g", b"", b"field"))
+        return rng.choice(
+            [
+                [b"INCR", key],
+                [b"incr", key],
+                [b"HSET", owner, field, value],
+                [b"hset", owner, field, value],
+                [b"HSET", owner, field, value, b"more", value],
+                [b"HGET", owner, field],
+                [b"HDEL", owner, field],
+                [b"HPEXPIRE", owner, b"30", b"FIELDS", b"1", field],
+                [b"HLEN", owner],
+                [b"HGETALL", owner],
+                [b"PEXPIRE", owner, b"30"],
+                [b"DEL", owner],
+                [b"INCRBY", key, b"9" * rng.randrange(1, 19)],
+                [b"SET", key, rng.choice((b"0", b"07", b"-1", b"-0", b"9" * rng.randrange(1, 20)))],
+                [b"INCR", key],
+                [b"HSET", owner, field, value],
+                [b"HSET", owner, field, value],
+                [b"HSET", owner, field],
+                [b"INCR", key, key],
+                [b"SET", owner, b"5"],
+                [b"MSET", key, value, rng.choice(KEYS[:4]), b"m"],
+                [b"mset", key, b"1"],
+            ]
+        )
     return rng.choice(
         [
             [b"SET", key, value, b"PX", b"50"],
@@ -64,6 +92,8 @@ def counters(driver: NodeDriver) -> dict[str, object]:
         "errors": dict(node.metrics.errors),
         "hits": node.keyspace.hits,
         "misses": node.keyspace.misses,
+        "sessions": [(session.commands, session.last_command) for session in node.sessions.values()],
+        "row charges": node.keyspace.cache.young_charge,
     }
 
 

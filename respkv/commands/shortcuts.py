@@ -1,0 +1,157 @@
+"""Shortcuts: INCR, MSET and HSET of one field, of keys whose row is at hand, without view, effects and plan.
+
+They are what ``dispatch.run_turns`` tries before the general path, for plain sessions on a plain single node, as it
+treats GET and SET. A shortcut does the whole request and returns its reply, or has changed nothing and returns None:
+then the general path runs it. It ends in the same primitives; ``tests/model/test_fast_path.py`` demands equal replies,
+log bytes and counters of both.
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from collections.abc import Callable
+from typing import Any, Final
+
+from respkv.causality.record import BODY_AT, pack_string_head
+from respkv.commands.table import CommandTable
+from respkv.keyspace.apply import LARGE_BYTES, Applier
+from respkv.keyspace.keys import RECORD_KEY_AT
+from respkv.keyspace.rows import HashRow, field_charge
+from respkv.metrics.registry import CommandStats, Registry
+from respkv.resp.reply import BULK_HEADS, OK, ONE, ZERO
+from respkv.storage.write_batch import pack_lengths
+
+Rows = dict[bytes, Any]
+#: (stored database, its young rows, its prefixes, request) -> finished reply or None
+Shortcut = Callable[[int, Rows, bytes, list[bytes]], bytes | None]
+
+_BRACE: Final = 123  # "{" begins a hash tag
+#: A longer MSET, or one with a longer value, may need room in the log that has to be made first.
+_PAIRS_MAX: Final = 128
+_VALUE_BYTES: Final = 4096
+assert _PAIRS_MAX * _VALUE_BYTES < LARGE_BYTES
+
+
+class Shortcuts:
+    """The shortcuts of one node. What they have done is taken by ``count`` and ``grown`` before anything else runs."""
+
+    __slots__ = ("_applier", "_keyspace", "_stats", "by_word", "fields", "grown", "increments", "last", "sets")
+
+    def __init__(self, applier: Applier, registry: Registry, table: CommandTable) -> None:
+        self._applier = applier
+        self._keyspace = applier.keyspace
+        self._stats: list[CommandStats] = [registry.command(name) for name in ("incr", "hset", "mset")]
+        #: bytes that cached rows have grown by and the row cache does not know of
+        self.grown = 0
+        self.increments = self.fields = self.sets = 0
+        #: the last command's name
+        self.last = ""
+        #: by the command's word; empty where a command goes by another name
+        self.by_word: dict[bytes, Shortcut] = {}
+        for name, shortcut in (("incr", self.increment), ("hset", self.set_field), ("mset", self.set_all)):
+            word = name.encode()
+            if (spec := table.lookup(word)) is not None and spec.name == name:
+                self.by_word[word] = self.by_word[word.upper()] = shortcut
+
+    @property
+    def done(self) -> int:
+        """How many requests were served that are not counted yet."""
+        return self.increments + self.fields + self.sets
+
+    def take(self) -> list[tuple[CommandStats, int]]:
+        """What is to be counted: each command's figures, and how often it was served."""
+        self._keyspace.cache.hits += self.increments + self.fields
+        counted = list(zip(self._stats, (self.increments, self.fields, self.sets)))
+        self.increments = self.fields = self.sets = 0
+        return counted
+
+    def increment(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: incr
+        """INCR of a short plain number that is at hand and does not expire."""
+        if len(argv) != 2:
+            return None
+        key = argv[1]
+        row = rows.get(key) if isinstance(key, bytes) else None
+        if not isinstance(row, bytes) or _BRACE in key:
+            return None
+        text = row[row.index(10, BODY_AT) + 1 : -2]
+        if not text.isdigit() or len(text) >= 18 or (text[0] == 48 and len(text) > 1):
+            return None
+        value = b"%d" % (int(text) + 1)
+        keyspace = self._keyspace
+        clock, engine = keyspace.clock, keyspace.engine
+        clock.last += 1
+        record = b"".join((pack_string_head(1, clock.last, clock.node), BULK_HEADS[len(value)], value, b"\r\n"))
+        at = (crc_hqx(key, 0) & 16383) * RECORD_KEY_AT
+        internal = prefixes[at : at + RECORD_KEY_AT] + key
+        rows[key] = record
+        engine.memtable.deferred.append(internal)
+        engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
+        self.grown += len(record) - len(row)
+        self.increments += 1
+        self.last = "incr"
+        return b":%b\r\n" % value
+
+    def set_field(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: hset
+        """HSET of one field that is at hand, or known to be new, and does not expire; nor does the hash."""
+        if len(argv) != 4:
+            return None
+        key, field, value = argv[1], argv[2], argv[3]
+        if not (isinstance(key, bytes) and isinstance(field, bytes) and isinstance(value, bytes)):
+            return None
+        row = rows.get(key)
+        keyspace = self._keyspace
+        if not isinstance(row, HashRow) or row.expire_at_ms or row.charge > keyspace.cache.capacity // 16:
+            return None
+        old = row.fields.get(field)
+        if (not isinstance(old, bytes) and (old is not None or not row.complete)) or len(value) >= LARGE_BYTES // 2:
+            return None
+        clock, engine = keyspace.clock, keyspace.engine
+        clock.last += 1
+        internal = row.prefix + field
+        record = pack_string_head(1, clock.last, clock.node) + value
+        engine.memtable.table[internal] = record
+        engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
+        row.fields[field] = value
+        row.used_ms = keyspace.now_ms
+        self.fields += 1
+        self.last = "hset"
+        if isinstance(old, bytes):
+            grown = len(value) - len(old)
+        else:
+            grown = field_charge(field, value)
+            row.count += 1
+            self._applier.write_count(db, key, row)
+        if grown:
+            row.charge += grown
+            self.grown += grown
+        return ZERO if isinstance(old, bytes) else ONE
+
+    def set_all(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: mset
+        """MSET of keys that all hold plain strings."""
+        size = len(argv)
+        if not size & 1 or not 1 < size <= 2 * _PAIRS_MAX + 1:
+            return None
+        names, values = argv[1::2], argv[2::2]
+        for name in names:
+            if not isinstance(name, bytes) or _BRACE in name or not isinstance(rows.get(name), bytes):
+                return None
+        for value in values:
+            if not isinstance(value, bytes) or len(value) >= _VALUE_BYTES:
+                return None
+        clock, engine = self._keyspace.clock, self._keyspace.engine
+        node, last, grown, batch, deferred = clock.node, clock.last, 0, engine.batch, engine.memtable.deferred
+        heads, pack_head, pack, crc = BULK_HEADS, pack_string_head, pack_lengths, crc_hqx
+        for key, value in zip(names, values):
+            last += 1
+            record = b"".join((pack_head(1, last, node), heads[len(value)], value, b"\r\n"))
+            at = (crc(key, 0) & 16383) * RECORD_KEY_AT
+            internal = prefixes[at : at + RECORD_KEY_AT] + key
+            grown += len(record) - len(rows[key])
+            rows[key] = record
+            deferred.append(internal)
+            batch += (pack(len(record), len(internal)), internal, record)
+        clock.last = last
+        self.grown += grown
+        self.sets += 1
+        self.last = "mset"
+        return OK
