@@ -4,12 +4,12 @@
 would be found after a loss of power. Sources: Pillai et al., "All File Systems Are Not Created Equal"
 (ALICE, 2014); Rebello et al. on fsync failures (2020).
 
-Model: a file is an inode with its bytes now and its durable bytes, and the ranges that differ. ``sync``
-makes the bytes durable. A change of names (create, link, rename, remove, mkdir) is a step that becomes
-durable when the directory of a name it touches is synced. ``crash(rng)`` gives the disk after a loss of
-power: of the steps not synced any subset has happened (a rename is one step), and of the 512-byte sectors
-not synced any subset has reached the disk; the length lies anywhere between the durable and the latest.
-The disk before is left as it is, so one moment can crash in many ways.
+Model: a file is an inode with its bytes now and its durable bytes, and the ranges that differ. Zeros at its end take
+no memory: files are given far more space than tests fill. ``sync`` makes the bytes durable. A change of names
+(create, link, rename, remove, mkdir) is a step that becomes durable when the directory of a name it touches is
+synced. ``crash(rng)`` gives the disk after a loss of power: of the steps not synced any subset has happened (a rename
+is one step), and of the 512-byte sectors not synced any subset has reached the disk; the length lies anywhere between
+the durable and the latest. The disk before is left as it is, so one moment can crash in many ways.
 
 Switches: ``capacity`` (ENOSPC beyond), ``fail_syncs`` (EIO), ``drop_syncs`` (a control: fsync lies), ``fuse``
 (power fails at the n-th change), ``cold`` (``pread_nowait`` misses until the bytes were read once).
@@ -34,46 +34,84 @@ class PowerLoss(BaseException):
 
 
 class Inode:
-    """A file's bytes now and after a crash. ``dirty`` are the ranges written since the last sync."""
+    """A file's bytes now and after a crash. ``dirty`` are the ranges written since the last sync.
 
-    __slots__ = ("data", "dirty", "durable", "warm")
+    ``data`` and ``durable`` end where only zeros follow, or later; ``size`` and ``durable_size`` are the real lengths.
+    """
 
-    def __init__(self, data: bytes = b"") -> None:
+    __slots__ = ("data", "dirty", "durable", "durable_size", "size", "warm")
+
+    def __init__(self, data: bytes | bytearray = b"", size: int = 0) -> None:
         self.data = bytearray(data)
         self.durable = bytearray(data)
+        self.size = self.durable_size = max(size, len(data))
         self.dirty: list[tuple[int, int]] = []
         self.warm: dict[int, None] = {}
 
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes of a range, as far as the file goes."""
+        found = bytes(self.data[start:end])
+        return found.ljust(min(end, self.size) - start, b"\0")
+
     def write(self, data: bytes, offset: int) -> None:
         end = offset + len(data)
-        if end > len(self.data):
-            self.data.extend(bytes(end - len(self.data)))
-        self.data[offset:end] = data
+        _put(self.data, offset, data)
+        self.size = max(self.size, end)
         self.dirty.append((offset, end))
 
+    def extend(self, size: int) -> None:
+        """Zeros up to ``size``."""
+        self.dirty.append((self.size, size))
+        self.size = size
+
+    def resize(self, size: int) -> None:
+        """Cut, or add zeros, without a word in ``dirty``."""
+        del self.data[size:]
+        self.size = size
+
+    def flip(self, offset: int, bit: int) -> None:
+        """One bit changes, durably."""
+        if offset >= self.size:
+            raise IndexError(offset)
+        byte = bytes([self.read(offset, offset + 1)[0] ^ 1 << bit])
+        _put(self.data, offset, byte)
+        if offset < self.durable_size:
+            _put(self.durable, offset, byte)
+
     def sync(self) -> None:
-        size = len(self.data)
-        del self.durable[size:]
-        self.durable.extend(bytes(size - len(self.durable)))
+        del self.durable[self.size :]
+        self.durable_size = self.size
         for start, end in self.dirty:
-            self.durable[start:end] = self.data[start : min(end, size)]
+            self._copy(self.durable, start, min(end, self.size))
         self.dirty.clear()
 
     def after_crash(self, rng: Rng) -> Inode:
         """The file as it may be found after a loss of power."""
-        low, high = sorted((len(self.durable), len(self.data)))
+        low, high = sorted((self.durable_size, self.size))
         size = rng.choice((low, high, rng.randint(low, high)))
-        result = bytearray(self.durable[:size])
-        result.extend(bytes(size - len(result)))
+        result = self.durable[:size]
         sectors = {at: None for start, end in self.dirty for at in range(start // SECTOR, -(-end // SECTOR))}
         keep = rng.choice((0.0, 0.5, 0.9, 1.0))
         for sector in sorted(sectors):
             if rng.random() < keep:
                 start = sector * SECTOR
-                end = min(start + SECTOR, size, len(self.data))
-                if start < end:
-                    result[start:end] = self.data[start:end]
-        return Inode(bytes(result))
+                self._copy(result, start, min(start + SECTOR, size, self.size))
+        return Inode(result, size)
+
+    def _copy(self, target: bytearray, start: int, end: int) -> None:
+        """Make a range of ``target``, which too ends where only zeros follow, what it is in ``data``."""
+        data = self.data[start:end]
+        if data:
+            _put(target, start, data)
+        zeros = min(end, len(target)) - start - len(data)
+        if zeros > 0:
+            target[start + len(data) : start + len(data) + zeros] = bytes(zeros)
+
+
+def _put(target: bytearray, offset: int, data: bytes | bytearray) -> None:
+    if offset > len(target):
+        target.extend(bytes(offset - len(target)))
+    target[offset : offset + len(data)] = data
 
 
 #: One step on names: path -> new inode, or None to take the name away. Directories are marked by True.
@@ -137,21 +175,18 @@ class SimulatedFileSystem:
         copies: dict[int, Inode] = {}
         for path, target in self._names.items():
             if isinstance(target, Inode):
-                target = copies.setdefault(id(target), Inode(bytes(target.data)))
+                target = copies.setdefault(id(target), Inode(target.data, target.size))
             found._names[path] = target
         found._durable = dict(found._names)
         return found
 
     def flip(self, path: str, offset: int, bit: int) -> None:
         """Rot: one bit of a file changes, durably."""
-        inode = self._inode(path)
-        inode.data[offset] ^= 1 << bit
-        if offset < len(inode.durable):
-            inode.durable[offset] = inode.data[offset]
+        self._inode(path).flip(offset, bit)
 
     def used(self) -> int:
         """Bytes of all files."""
-        seen = {id(inode): len(inode.data) for inode in self._names.values() if isinstance(inode, Inode)}
+        seen = {id(inode): inode.size for inode in self._names.values() if isinstance(inode, Inode)}
         return sum(seen.values())
 
     def drop_page_cache(self) -> None:
@@ -167,8 +202,7 @@ class SimulatedFileSystem:
             raise FileExistsError(errno.EEXIST, "file exists", path)
         self._need(preallocate, path)
         inode = Inode()
-        if preallocate:
-            inode.data.extend(bytes(preallocate))
+        inode.resize(preallocate)
         self._step({path: inode})
         return SimulatedAppendFile(self, path, inode, 0)
 
@@ -179,7 +213,8 @@ class SimulatedFileSystem:
         return SimulatedReadFile(self, path, self._inode(path))
 
     def read_all(self, path: str) -> bytes:
-        return bytes(self._inode(path).data)
+        inode = self._inode(path)
+        return inode.read(0, inode.size)
 
     def write_file(self, path: str, data: bytes) -> None:
         target = self._names.get(path)
@@ -188,8 +223,8 @@ class SimulatedFileSystem:
         if not isinstance(target, Inode):
             target = Inode()
             self._step({path: target})
-        self._need(len(data) - len(target.data), path)
-        target.data.clear()
+        self._need(len(data) - target.size, path)
+        target.resize(0)
         self.write_inode(path, target, data, 0)
         self.sync_inode(path, target)
 
@@ -217,7 +252,7 @@ class SimulatedFileSystem:
         return path in self._names
 
     def size(self, path: str) -> int:
-        return len(self._inode(path).data)
+        return self._inode(path).size
 
     def listdir(self, path: str) -> list[str]:
         if self._names.get(path) is not True:
@@ -263,10 +298,9 @@ class SimulatedFileSystem:
     def truncate(self, path: str, size: int) -> None:
         inode = self._inode(path)
         self._changing()
-        self._need(size - len(inode.data), path)
-        old = len(inode.data)
-        del inode.data[size:]
-        inode.data.extend(bytes(size - len(inode.data)))
+        old = inode.size
+        self._need(size - old, path)
+        inode.resize(size)
         inode.dirty.append((min(old, size), max(old, size)))
 
     def free_bytes(self, path: str) -> int:
@@ -284,16 +318,15 @@ class SimulatedFileSystem:
 
     def write_inode(self, path: str, inode: Inode, data: bytes, offset: int) -> None:
         """A write: on a full disk nothing of it happens; when the fuse blows it may have happened."""
-        self._need(offset + len(data) - len(inode.data), path)
+        self._need(offset + len(data) - inode.size, path)
         inode.write(data, offset)
         self._changing()
 
     def extend_inode(self, path: str, inode: Inode, size: int) -> None:
         """Space for later: the file is longer by zeros."""
-        end = len(inode.data)
-        if size > end:
-            self._need(size - end, path)
-            inode.write(bytes(size - end), end)
+        if size > inode.size:
+            self._need(size - inode.size, path)
+            inode.extend(size)
             self._changing()
 
     def sync_inode(self, path: str, inode: Inode) -> None:
@@ -397,7 +430,7 @@ class SimulatedReadFile:
         if self._fs.cold is not None:
             for page in range(offset // _PAGE, -(-(offset + size) // _PAGE)):
                 inode.warm[page] = None
-        return bytes(inode.data[offset : offset + size])
+        return inode.read(offset, offset + size)
 
     def pread_nowait(self, size: int, offset: int) -> bytes | None:
         inode = self._open()
@@ -407,15 +440,17 @@ class SimulatedReadFile:
                     if self._fs.cold.random() < 0.75:
                         return None
                     inode.warm[page] = None
-        data = bytes(inode.data[offset : offset + size])
+        data = inode.read(offset, offset + size)
         return data if len(data) == size else None
 
     def data_ranges(self) -> list[tuple[int, int]]:
-        """Every byte may be data: holes are a matter of real file systems."""
-        return [(0, self.size())]
+        """Space that was never written holds no data, but for the rest of a page that was."""
+        inode = self._open()
+        end = min(-(-len(inode.data) // _PAGE) * _PAGE, inode.size)
+        return [(0, end)] if end else []
 
     def size(self) -> int:
-        return len(self._open().data)
+        return self._open().size
 
     def close(self) -> None:
         self._inode = None

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from respkv.env.rng import seeded
+from respkv.env.rng import Rng, seeded
 from respkv.testing.disk import SECTOR, PowerLoss, SimulatedFileSystem
 
 
@@ -233,3 +233,81 @@ def test_a_copy_is_what_a_killed_process_leaves() -> None:
     copy = fs.copy()
     assert copy.crash(seeded(1)).read_all("/d/b") == b"unsynced"
     assert copy.used() == 8
+
+
+class Plain:
+    """An inode as simple as can be: all bytes of it."""
+
+    def __init__(self, size: int) -> None:
+        self.data, self.durable, self.dirty = bytearray(size), bytearray(), [(0, 0)]
+
+    def resize(self, size: int) -> None:
+        self.dirty.append((min(size, len(self.data)), max(size, len(self.data))))
+        self.data = self.data[:size].ljust(size, b"\0")
+
+    def write(self, data: bytes, offset: int) -> None:
+        self.data = self.data.ljust(offset, b"\0")
+        self.data[offset : offset + len(data)] = data
+        self.dirty.append((offset, offset + len(data)))
+
+    def sync(self) -> None:
+        self.durable, self.dirty = self.data[:], []
+
+    def after_crash(self, rng: Rng) -> bytes:
+        low, high = sorted((len(self.durable), len(self.data)))
+        size = rng.choice((low, high, rng.randint(low, high)))
+        result = self.durable[:size].ljust(size, b"\0")
+        keep = rng.choice((0.0, 0.5, 0.9, 1.0))
+        for at in sorted({at for start, end in self.dirty for at in range(start // SECTOR, -(-end // SECTOR))}):
+            if rng.random() < keep:
+                end = min((at + 1) * SECTOR, size, len(self.data))
+                result[at * SECTOR : max(end, at * SECTOR)] = self.data[at * SECTOR : end]
+        return bytes(result[:size])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_zeros_that_take_no_memory_are_zeros(seed: int) -> None:
+    rng = seeded(seed)
+    fs = made()
+    plain = Plain(rng.choice((0, 3000)))
+    file = fs.create("/d/a", len(plain.data))
+    fs.sync_dir("/d")
+    for _ in range(25):
+        draw = rng.randrange(6)
+        at, size = rng.randrange(6000), rng.randrange(1, 2500)
+        if draw == 0:
+            file.sync()
+            plain.sync()
+        elif draw == 1:
+            fs.truncate("/d/a", at)
+            plain.resize(at)
+        elif draw == 2:
+            file.reserve(at)
+            if at > len(plain.data):
+                plain.resize(at)
+        elif draw == 3 and at < min(len(plain.data), len(plain.durable)):
+            fs.flip("/d/a", at, 3)
+            plain.data[at] ^= 8
+            plain.durable[at] = plain.data[at]
+        else:
+            data = bytes(size) if draw == 4 else rng.randbytes(size)
+            fs.open_append("/d/a", at).write(data)
+            plain.write(data, at)
+        assert fs.read_all("/d/a") == fs.copy().read_all("/d/a") == plain.data
+        reader = fs.open_read("/d/a")
+        assert reader.pread(size, at) == plain.data[at : at + size]
+        ranges = reader.data_ranges()
+        assert not any(plain.data[ranges[-1][1] if ranges else 0 :])
+        found = fs.crash(seeded(at))
+        assert found.read_all("/d/a") == plain.after_crash(seeded(at)), "the same is lost"
+
+
+def test_more_than_there_is_memory_for() -> None:
+    fs = made()
+    file = fs.create("/d/a", 1 << 45)
+    file.write(b"kept")
+    file.sync()
+    fs.sync_dir("/d")
+    found = fs.crash(seeded(1))
+    assert found.size("/d/a") == 1 << 45 and found.open_read("/d/a").pread(6, 0) == b"kept\0\0"
+    assert found.open_read("/d/a").data_ranges() == [(0, 4096)]
