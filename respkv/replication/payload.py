@@ -30,12 +30,14 @@ PLACED: Final = frozenset({keys.SPACE_RECORD, keys.SPACE_ELEMENT, keys.SPACE_COU
 class Cut:
     """A payload's entries: keys, records and, as they stood before each, their lengths."""
 
-    __slots__ = ("heads", "internals", "newest", "plain", "records")
+    __slots__ = ("heads", "internals", "late", "newest", "plain", "records")
 
     def __init__(self) -> None:
         self.internals: list[bytes] = []
         self.records: list[bytes] = []
         self.heads: list[bytes] = []
+        #: what ``put_blind`` left undone: indexes of strings that something newer than a string stands over
+        self.late: list[int] = []
         #: the highest stamp of a record, b"" without records
         self.newest = b""
         #: all are strings without flags, of keys without a policy, newer than ``highest``
@@ -98,13 +100,15 @@ def is_record(record: bytes) -> bool:
 def put_blind(entries: Cut, keyspace: Keyspace, highest: bytes, touch: Any) -> int:  # HOT: replica_apply
     """Apply entries that are ``plain``; how many lost against what is held. ``touch(db, key)`` while somebody watches.
 
-    Only a memtable can hold anything newer: nothing is read from tables.
+    Only a memtable can hold anything newer: nothing is read from tables. What loses against something else than a plain
+    string or a deletion is in ``late`` afterwards: a hash that is newer keeps the string's stamp as its floor.
     """
     engine, cache, counts = keyspace.engine, keyspace.cache, keyspace.counts
     batch, table = engine.batch, engine.memtable.table
     retired = [memtable.table for memtable in engine.immutables]
     watching = keyspace.watching
     internals, records, heads = entries.internals, entries.records, entries.heads
+    late, string = entries.late, STRING
     last_place, grown, beaten, db = b"", 0, 0, 0
     rows: dict[bytes, Any] = {}
     old_rows: dict[bytes, Any] | None = None
@@ -112,15 +116,21 @@ def put_blind(entries: Cut, keyspace: Keyspace, highest: bytes, touch: Any) -> i
         internal, record = internals[index], records[index]
         old = table.get(internal)
         if old is None:
-            if retired and _is_beaten(retired, internal, record):
-                beaten += 1
+            if retired and (held := _held(retired, internal)) is not None and held[1:BODY_AT] >= record[1:BODY_AT]:
+                if held[0] > string:
+                    late.append(index)
+                else:
+                    beaten += 1
                 continue
         else:
             stamp = old[1:BODY_AT]
             if stamp >= record[1:BODY_AT]:
-                beaten += 1
+                if old[0] > string:
+                    late.append(index)
+                else:
+                    beaten += 1
                 continue
-            if old[0] != STRING or stamp <= highest:
+            if old[0] != string or stamp <= highest:
                 counts.replaced(internal, old, LIVE)
         place = internal[3:5]
         if place != last_place:
@@ -144,10 +154,10 @@ def put_blind(entries: Cut, keyspace: Keyspace, highest: bytes, touch: Any) -> i
     return beaten
 
 
-def _is_beaten(retired: list[dict[bytes, bytes]], internal: bytes, record: bytes) -> bool:
-    """Whether a memtable that is being flushed holds something newer than ``record``. ``retired``: newest first."""
+def _held(retired: list[dict[bytes, bytes]], internal: bytes) -> bytes | None:
+    """What the memtables that are being flushed hold of a key. ``retired``: newest first."""
     for table in retired:
         old = table.get(internal)
         if old is not None:
-            return old[1:BODY_AT] >= record[1:BODY_AT]
-    return False
+            return old
+    return None

@@ -154,6 +154,11 @@ class Replica:
             return self._apply_carefully(kind, entries.internals, entries.records, source)
         beaten = put_blind(entries, keyspace, highest, self._touch)
         applied = len(entries.records) - beaten
+        if late := entries.late:
+            applied -= len(late)
+            # Newer than all cuts and tables: nothing of it is refused, and nothing has to be read.
+            internals, records = entries.internals, entries.records
+            self._apply_carefully(kind, [internals[at] for at in late], [records[at] for at in late], source)
         self.beaten += beaten
         self.applied += applied
         if kind != FOREGROUND:

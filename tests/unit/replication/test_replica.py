@@ -129,6 +129,44 @@ def test_a_deletion_takes_along_what_is_older_in_any_order(
     assert owner is not None and owner[1:11] == found[3][-13:-3] and owner[11:21] == found[2][-10:]
 
 
+@pytest.mark.parametrize("way", ["blind", "beside a hash", "blind over a closed memtable", "blind over tables"])
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_a_string_takes_along_what_is_older_in_any_order(order: tuple[int, ...], way: str) -> None:
+    """A hash got a field, was overwritten, and began anew with another field where the string had not been heard of.
+    Who watches the key is told of the string, whether it shows or only hides the field."""
+    side = Group().sides[1]
+    rig = side.rig
+    rig.advance_ms(30_000)
+    hlc, owner = rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
+    touched: list[bytes | None] = []
+    rig.keyspace.watching, rig.keyspace.touched = True, lambda db, key: touched.append(key)
+    beside = encode_entry(keys.record_key(0, b"other"), encode(HASH, stamp_of(hlc), ZERO_STAMP))
+    parts = [
+        encode_entry(owner, encode(HASH, stamp_of(hlc), ZERO_STAMP))
+        + encode_entry(G, encode(STRING, stamp_of(hlc + 1), b"old")),
+        entries(hlc + 5, "h") + (beside if way == "beside a hash" else b""),
+        encode_entry(owner, encode(HASH, stamp_of(hlc + 8, 3), ZERO_STAMP))
+        + encode_entry(F, encode(STRING, stamp_of(hlc + 9, 3), b"new")),
+    ]
+    for at in order:
+        touched.clear()
+        part = parts[at]
+        rig.serve(lambda part=part: side.replica.apply(FOREGROUND, part, 2))
+        assert at != 1 or b"h" in touched
+        side.end_cycle()
+        if way == "blind over a closed memtable":
+            rig.engine.rotate()
+            rig.keyspace.counts.follow()
+        elif way == "blind over tables":
+            rig.flush()
+    row = rig.serve(lambda: rig.keyspace.row(0, b"h"))
+    assert isinstance(row, HashRow) and row.count == 1
+    assert rig.serve(lambda: rig.keyspace.live_fields(0, b"h", row)) == [(b"f", b"new")]
+    assert rig.engine.get(owner) == encode(HASH, stamp_of(hlc + 8, 3), stamp_of(hlc + 5))
+    others = way == "beside a hash"
+    assert side.replica.applied + side.replica.beaten == 5 + others and rig.total() == 1 + others
+
+
 @pytest.mark.parametrize("removed", [False, True])
 def test_what_was_removed_again_keeps_no_deleted_hash(removed: bool) -> None:
     """Elements in tables are looked at as those in memory are, and only what lives shows that its hash does."""
