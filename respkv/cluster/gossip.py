@@ -90,11 +90,8 @@ class _Counters:
 
 
 class Gossip:
-    """The failure detector of node ``me``.
-
-    Inputs return what changed for the rest of the node, in order. ``membership`` answers who is live; ``facts``
-    holds the last facts of each peer.
-    """
+    """The failure detector of node ``me``. Inputs return what changed for the rest of the node, in order;
+    ``membership`` answers who is live; ``facts`` holds the last facts of each peer."""
 
     __slots__ = (
         "_challenged_us", "_count", "_dead_next_us", "_heard_us", "_lag_us", "_last_timer_us", "_limits", "_misses",
@@ -170,6 +167,7 @@ class Gossip:
             return []
         changes: list[Change] = []
         self._heard_us[sender] = now_us
+        self._urgent.pop(sender, None)
         known = self.facts.get(sender)
         if known is None or message.facts.clock >= known.clock:
             self.facts[sender] = message.facts
@@ -196,6 +194,7 @@ class Gossip:
         """Any frame of ``short`` arrived; call it for each frame or once a cycle. O(1)."""
         if short in self.membership and short != self.me:
             self._heard_us[short] = now_us
+            self._urgent.pop(short, None)
             self._challenge(short, now_us)
 
     def evidence(self, short: int, now_us: int) -> list[Change]:
@@ -215,8 +214,11 @@ class Gossip:
             self._probe(short, now_us)
             probe = self._questions.probe_of(short)
             if urgent and probe is not None:
-                heard = self._heard_us.get(short, -1) > probe.opened_us
-                self._urgent.setdefault(short, now_us if heard else probe.opened_us)
+                if short not in self._urgent:
+                    self._urgent[short] = probe.opened_us
+                    if self._heard_us.get(short, -1) > probe.opened_us:
+                        self._urgent[short] = now_us
+                        self._ping(short, now_us)  # The probe's may be lost; who owes nothing else has this to answer.
                 self._go_round(now_us, changes)
         return changes
 
@@ -407,12 +409,9 @@ class Gossip:
 
     def _go_round(self, now_us: int, changes: list[Change]) -> None:
         """Whoever owes answers and is silent for as long as a direct answer may take is not waited for."""
-        for short, since_us in list(self._urgent.items()):
-            if self._heard_us.get(short, -1) > since_us:
-                del self._urgent[short]
-            elif now_us - since_us >= self._patience_us(short):
-                del self._urgent[short]
-                self._note(self.membership.set_reachable(short, False), changes)
+        for short in [at for at, since_us in self._urgent.items() if now_us - since_us >= self._patience_us(at)]:
+            del self._urgent[short]
+            self._note(self.membership.set_reachable(short, False), changes)
 
     def _ask_helpers(self, seq: int, probe: Probe, now_us: int) -> None:
         """Second stage: ask live others. With none to ask, only the wait is left."""

@@ -396,63 +396,6 @@ def test_a_request_without_answer_opens_one_probe() -> None:
     assert bench.gossip.stats()["probes_open"] == 1
 
 
-@pytest.mark.parametrize("late", [False, True])
-def test_who_owes_answers_and_does_not_answer_is_gone_round(late: bool) -> None:
-    """After one direct answer that is missing, also when the probe was under way; as alive, until an answer comes."""
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    table = bench.gossip.membership
-    assert bench.gossip.unanswered(3, bench.now_us, urgent=not late) == []
-    (ping,) = [message for to, message in bench.take() if to == 3 and isinstance(message, Ping)]
-    bench.timer(499 * MS)
-    assert table.live(3)
-    bench.timer(MS)
-    assert table.live(3) == late
-    if late:
-        (change,) = bench.gossip.unanswered(3, bench.now_us, urgent=True)
-        assert (change.short, change.after, change.live) == (3, ALIVE, False)
-    assert not table.live(3) and table.state(3) == ALIVE and bench.gossip.stats()["suspicions"] == 0
-    bench.receive(3, ack(ping))
-    assert table.live(3) and [change.live for change in bench.changes] == [True]
-
-
-def test_who_owes_answers_and_is_heard_is_not_gone_round() -> None:
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    bench.gossip.unanswered(3, bench.now_us, urgent=True)
-    bench.take()
-    bench.timer(400 * MS)
-    bench.gossip.heard(3, bench.now_us)
-    bench.timer(100 * MS)
-    assert bench.gossip.unanswered(3, bench.now_us, urgent=True) == [] and bench.gossip.membership.live(3)
-
-
-def test_what_was_heard_before_clients_waited_excuses_nobody() -> None:
-    """A probe was under way already and its target was heard since: what counts is the silence from now on."""
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    bench.gossip.unanswered(3, bench.now_us)
-    bench.timer(300 * MS)
-    bench.gossip.heard(3, bench.now_us)
-    bench.timer(100 * MS)
-    bench.gossip.unanswered(3, bench.now_us, urgent=True)
-    bench.timer(499 * MS)
-    assert bench.gossip.membership.live(3)
-    assert bench.gossip.wake_at_us() <= bench.now_us + MS
-    bench.timer(MS)
-    assert not bench.gossip.membership.live(3) and bench.gossip.membership.state(3) == ALIVE
-
-
-def test_one_that_stood_still_is_not_slow_for_that() -> None:
-    """Its late answers come all at once when it goes on; when it falls silent again it is given no more time."""
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    table = bench.gossip.membership
-    table.rtt(3, MS)
-    for late_us in (4 * S, 3 * S, 2 * S):
-        table.rtt(3, late_us)
-    assert table.rtt_us(3) > 500 * MS
-    bench.gossip.unanswered(3, bench.now_us, urgent=True)
-    bench.timer(500 * MS)
-    assert not table.live(3)
-
-
 def test_strangers_and_nonsense_change_nothing() -> None:
     bench = Bench()
     before = repr(bench.gossip.membership)
