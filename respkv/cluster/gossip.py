@@ -17,7 +17,8 @@ What differs from those, because members are few and the ring stands:
 - A probe that was unanswered although frames of its target arrived meanwhile is no accusation but a broken path:
   after ``misses_max`` of them in a row the member counts as unreachable from here, and as alive; as soon as one is,
   when it owes answers for which clients wait and nothing of it has come for that long.
-- Time in which this process stood still is given back to all deadlines: it could not have heard anybody.
+- Time in which this process stood still is given back to all deadlines: it could not have heard anybody. But not where
+  it does so again and again: it reads what has come each time, and a verdict would never be reached.
 
 Invariants: a member's row only grows; every suspect has a ``Suspicion`` and nobody else has one; at most one probe a
 member is open; what is kept is O(members), but for pings whose answer may still come (10 s at most).
@@ -94,7 +95,7 @@ class Gossip:
     ``membership`` answers who is live; ``facts`` holds the last facts of each peer."""
 
     __slots__ = (
-        "_challenged_us", "_count", "_dead_next_us", "_heard_us", "_lag_us", "_last_timer_us", "_limits", "_misses",
+        "_challenged_us", "_count", "_dead_next_us", "_given_us", "_heard_us", "_last_timer_us", "_limits", "_misses",
         "_questions", "_rng", "_round", "_rumours", "_state_next_us", "_suspicions", "_tick_next_us", "_urgent",
         "facts", "health", "incarnation_to_save", "me", "membership", "my_facts", "outbox",
     )  # fmt: skip
@@ -128,7 +129,7 @@ class Gossip:
         self._urgent: dict[int, int] = {}
         self._challenged_us: dict[int, int] = {}
         self._count = _Counters()
-        self._lag_us = 0
+        self._given_us = -(1 << 62)
         self._last_timer_us: int | None = None
         self._tick_next_us = 0
         self._dead_next_us = 0
@@ -150,7 +151,7 @@ class Gossip:
         if self._last_timer_us is None:
             self._start(now_us)
         else:
-            self._give_back_lag(now_us - self._last_timer_us)
+            self._give_back_lag(now_us - self._last_timer_us - self._limits.tick_us * 3 // 2, now_us)
         self._last_timer_us = now_us
         self._expire_relays(now_us)
         self._go_round(now_us, changes)
@@ -191,7 +192,7 @@ class Gossip:
         return changes
 
     def heard(self, short: int, now_us: int) -> None:
-        """Any frame of ``short`` arrived; call it for each frame or once a cycle. O(1)."""
+        """Any frame of ``short`` arrived. O(1)."""
         if short in self.membership and short != self.me:
             self._heard_us[short] = now_us
             self._urgent.pop(short, None)
@@ -222,9 +223,11 @@ class Gossip:
                 self._go_round(now_us, changes)
         return changes
 
-    def loop_lag(self, count_us: int) -> None:
-        """The event loop stood still for that long."""
-        self._lag_us += count_us
+    def loop_lag(self, count_us: int, now_us: int) -> None:
+        """The event loop stood still for that long, until now: to be told before anything that came meanwhile."""
+        if self._last_timer_us is not None:
+            self._give_back_lag(min(count_us, now_us - self._last_timer_us), now_us)
+            self._last_timer_us = now_us
 
     def replace_members(self, members: Iterable[int]) -> None:
         """The ring has other members now. Whoever left is forgotten, whoever came starts as alive."""
@@ -299,20 +302,18 @@ class Gossip:
         for short in self.membership.others:
             self._ping(short, now_us)
 
-    def _give_back_lag(self, gap_us: int) -> None:
+    def _give_back_lag(self, lag_us: int, now_us: int) -> None:
         """Move deadlines by the time in which nothing could be heard: as told, or as the timer itself shows."""
-        lag_us = max(min(self._lag_us, gap_us), gap_us - self._limits.tick_us * 3 // 2)
-        self._lag_us = 0
-        if lag_us < self._limits.lag_us:
+        if lag_us < self._limits.lag_us or now_us - self._given_us < lag_us + self._limits.direct_us:
             return
+        self._given_us = now_us
         self._count.lag_us += lag_us
         self.health.worse()
         self._questions.postpone(lag_us)
         for held in self._suspicions.values():
             held.postpone(lag_us)
         for table in (self._heard_us, self._urgent):
-            for short in table:
-                table[short] += lag_us
+            table.update({short: at_us + lag_us for short, at_us in table.items()})
 
     def _tick(self, now_us: int) -> None:
         """One round of questions."""

@@ -308,10 +308,10 @@ class RingMember:
             self._settle(self._gossip.unanswered(short, now_us, urgent=True))
             self._pump()
 
-    def loop_lag(self, count_us: int) -> None:
-        """The event loop stood still for that long."""
+    def loop_lag(self, count_us: int, now_us: int) -> None:
+        """The event loop stood still for that long, until now."""
         if self._gossip is not None:
-            self._gossip.loop_lag(count_us)
+            self._gossip.loop_lag(count_us, now_us)
 
     # Files.
 

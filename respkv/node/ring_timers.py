@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TICK_US: Final = 10_000
 #: The loop stood still when its timer is this late.
 _LAG_US: Final = 100_000
-#: After that long, what others answered meanwhile is read before it is called late. No load makes a cycle that long.
+#: After that long, what others are asked for is given that much more time: their answers may lie behind much else.
 _STILL_US: Final = 500_000
 #: A member that is slow is looked after for that at most this often.
 _LOOK_AGAIN_US: Final = 250_000
@@ -26,12 +26,14 @@ _LOOK_AGAIN_US: Final = 250_000
 class RingTimers:
     """The timer of one member."""
 
-    __slots__ = ("_cancel", "_due_us", "_looked_us", "_ring")
+    __slots__ = ("_cancel", "_due_us", "_given_us", "_looked_us", "_passed_over", "_ring")
 
     def __init__(self, ring: RingNode) -> None:
         self._ring = ring
         self._due_us = 0
         self._cancel: Callable[[], None] | None = None
+        self._given_us = -_STILL_US
+        self._passed_over = False
         #: when members that took long to answer were probed for it
         self._looked_us: dict[int, int] = {}
         self._arm(ring.node.now_us + TICK_US)
@@ -64,13 +66,13 @@ class RingTimers:
     def _tick(self) -> None:
         ring = self._ring
         now_us = ring.node.now_us
-        late_us = now_us - self._due_us
-        if late_us > _LAG_US:
-            ring.member.loop_lag(late_us)
-        if late_us > _STILL_US:
-            ring.coordinator.postpone(late_us)
-            ring.forwards.postpone(late_us)
-            ring.flushes.postpone(late_us)
+        if (late_us := now_us - self._due_us) > _LAG_US and not self._passed_over:
+            # Timers run before the sockets are read: what came meanwhile is read before anything is called late.
+            self._passed_over = True
+            self._stood_still(late_us, now_us)
+            self._arm(now_us)
+            return
+        self._passed_over = False
         if now_us >= ring.member.next_timer_us():
             ring.member.on_timer(now_us)
         self._look_after_late(now_us)
@@ -86,6 +88,17 @@ class RingTimers:
         if now_us >= ring.repair.next_timer_us():
             ring.repair.on_timer(now_us)
         self._arm(self._next_us(now_us))
+
+    def _stood_still(self, late_us: int, now_us: int) -> None:
+        """Give back the time in which nothing could be read. Not again at once: where each cycle takes that long,
+        nothing would ever be late."""
+        ring = self._ring
+        ring.member.loop_lag(late_us, now_us)
+        if late_us > _STILL_US and now_us - self._given_us > late_us + _STILL_US:
+            self._given_us = now_us
+            ring.coordinator.postpone(late_us)
+            ring.forwards.postpone(late_us)
+            ring.flushes.postpone(late_us)
 
     def _look_after_late(self, now_us: int) -> None:
         """Whoever takes long to answer is probed now instead of when its turn comes: clients wait for it."""

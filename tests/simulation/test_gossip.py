@@ -476,8 +476,8 @@ class Credulous(Gossip):
 class Unforgiving(Gossip):
     """Lets deadlines pass while it stood still."""
 
-    def _give_back_lag(self, gap_us: int) -> None:
-        self._lag_us = gap_us
+    def _give_back_lag(self, lag_us: int, now_us: int) -> None:
+        self._given_us = now_us
 
 
 class Meek(Gossip):

@@ -99,6 +99,22 @@ def test_that_others_reach_it_does_not_help_those_who_wait_here() -> None:
     assert not bench.gossip.membership.live(3) and bench.gossip.membership.state(3) == ALIVE
 
 
+@pytest.mark.parametrize("cycle_ms", [150, 240, 300, 600, 900])
+def test_silence_shows_however_long_the_cycles_are(cycle_ms: int) -> None:
+    """Time in which nothing could be heard is given back, but not all of it where that never ends."""
+    bench = Bench(limits=GossipLimits(misses_max=99))
+    gossip, began_us = bench.gossip, bench.now_us
+    while gossip.membership.live(3) and bench.now_us - began_us < 60 * S:
+        gossip.unanswered(3, bench.now_us, urgent=True)
+        bench.now_us += cycle_ms * MS
+        gossip.loop_lag((cycle_ms - 10) * MS, bench.now_us)
+        if bench.now_us >= gossip.wake_at_us():
+            for to, message in bench.timer():
+                if to != 3 and isinstance(message, Ping) and message.seq:
+                    bench.receive(to, ack(message))
+    assert not gossip.membership.live(3) and bench.now_us - began_us < 4 * S
+
+
 def test_one_that_stood_still_is_not_slow_for_that() -> None:
     """Its late answers come all at once when it goes on; when it falls silent again it is given no more time."""
     bench = Bench(limits=GossipLimits(misses_max=99))

@@ -83,6 +83,37 @@ def test_what_was_answered_while_a_node_stood_still_counts() -> None:
     assert done == [b"v"] * 5 + [b"OK"] * 5 + [0] * 5 + [b"OK"] * 5
 
 
+def test_whatever_was_answered_while_a_node_stood_still_is_read_first() -> None:
+    """Questions that are given no more time than usual: what came in time is no less true for being read late."""
+    ring = SimulatedRing(3)
+    client, watch = ring.connect(1), ring.node(1).ring.watch
+    assert client("SET", "k", "v") == b"OK"
+    answers: list[Any] = []
+    ring.cluster.machines[0].wake(lambda: watch.where(0, b"k", (1, 2, 3), answers.append))
+    ring.run(_S, watch.busy)
+    ring.cluster.machines[0].pause(4 * _S)
+    ring.run(5 * _S)
+    assert len(answers) == 1 and None not in answers[0].values()
+
+
+@pytest.mark.parametrize("still_us", [150_000, 300_000, 600_000, 1_500_000])
+def test_a_node_that_stands_still_again_and_again_gives_up_all_the_same(still_us: int) -> None:
+    """Whatever time it is given for that: clients are not left waiting for nodes that are gone."""
+    ring = SimulatedRing(3)
+    client, now = ring.connect(1), lambda: ring.cluster.schedule.now_us
+    assert client("SET", "k", "v") == b"OK"
+    for machine in ring.cluster.machines[1:]:
+        machine.pause(60 * _S)
+    client.send(("SET", "k", "w"))
+    ring.run(_S, lambda: ring.node(1).ring.coordinator.busy())
+    began, told = now(), []
+    while not told and now() - began < 30 * _S:
+        ring.cluster.machines[0].pause(still_us)
+        ring.run(still_us + 20_000)
+        told = client.come()
+    assert told and str(told[0]).startswith(FAILED) and now() - began < 7 * _S
+
+
 @pytest.mark.parametrize("gone", ["paused", "killed"])
 def test_a_read_for_a_node_that_is_gone_is_made_elsewhere(gone: str) -> None:
     """A node that has no copy asks one that has; when that is gone it asks another, and the client sees no error."""

@@ -464,7 +464,7 @@ def test_hooks_before_there_is_a_ring_do_nothing() -> None:
     member.on_link(1, True, S)
     member.heard(1, S)
     member.unanswered(1, S)
-    member.loop_lag(S)
+    member.loop_lag(S, S)
     assert member.peer_facts == {} and member.membership is None and "asking" in member.status()
     assert member.next_timer_us() > 0
 
@@ -473,7 +473,7 @@ def test_a_standstill_of_this_node_accuses_nobody() -> None:
     world = World(3).formed()
     member = world.nodes[1].member
     world.now_us += 20 * S
-    member.loop_lag(20 * S)
+    member.loop_lag(20 * S, world.now_us)
     world.run(5)
     assert all(node.member.live(short) for node in world.nodes.values() for short in (1, 2, 3))
     assert not world.nodes[1].logged("is dead")
