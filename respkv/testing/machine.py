@@ -372,6 +372,8 @@ class Machine:
         if data:
             served.parser.feed(data)
             self.runnable[served] = None
+        if served.end.received:
+            self.wake(lambda: self._read(served))
         if served.end.eof and not served.end.received:
             self._drop(served)
             return

@@ -42,8 +42,10 @@ class Connection:
 
     def send(self, *words: bytes | str | int) -> None:
         """A request, whose reply is fetched by ``take``."""
-        data = encode_request(*words)
-        assert self._end is not None and self._end.send(data) == len(data)
+        data, end = encode_request(*words), self._end
+        assert end is not None
+        while data := data[end.send(data) :]:
+            self._ring.until(lambda: end.room() > 0)
 
     def take(self) -> Any:
         """The next reply; errors are returned, as ``hiredis.ReplyError``."""
