@@ -182,9 +182,13 @@ class Applier:
 
     def _make_room(self, size: int) -> None:
         """Before anything has changed: CommandError when the disk has no room for ``size`` bytes of log."""
-        engine = self.keyspace.engine
-        if (size >= LARGE_BYTES or (size and engine.refusal() is not None)) and not engine.reserve(size):
+        if not self.has_room(size):
             raise CommandError(DISK_FULL)
+
+    def has_room(self, size: int) -> bool:
+        """Whether the disk has room for ``size`` bytes of log. What is not large has, unless the disk is full."""
+        engine = self.keyspace.engine
+        return (size < LARGE_BYTES and (not size or engine.refusal() is None)) or engine.reserve(size)
 
     # -- keys whose concurrent writes are kept -----------------------------------------------------
 
@@ -350,9 +354,7 @@ class Applier:
 
     # -- collections -------------------------------------------------------------------------------
 
-    def _put_element(
-        self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]
-    ) -> None:
+    def _put_element(self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]) -> None:
         _, db, key, kind, field, value, expire_at_ms = effect
         assert kind in _COLLECTIONS
         keyspace = self.keyspace
@@ -415,9 +417,7 @@ class Applier:
         keyspace.trim(db, key, row)
         return True
 
-    def _remove_element(
-        self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]
-    ) -> None:
+    def _remove_element(self, effect: fx.Effect, plan: Plan, counted: dict[tuple[int, bytes], HashRow]) -> None:
         _, db, key, field = effect
         keyspace = self.keyspace
         row = plan.rows.get((db, key))

@@ -125,7 +125,9 @@ class SiblingWrites:
                 record: Any = keyspace.engine.get(internal)
             except ReadMiss:
                 continue  # The next reader merges again.
-            if record is not None and siblings.token(record) == found.token and conflicts.actors.may_issue():
+            if record is None or not self._applier.has_room(len(found.value)):
+                continue
+            if siblings.token(record) == found.token and conflicts.actors.may_issue():
                 plan.records[internal] = record
                 self._write(internal, found.value, found.expire_at_ms, None, plan)
                 conflicts.written_back += 1

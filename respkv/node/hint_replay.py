@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
-from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
+from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss, StorageFull
 from respkv.base.limits import KIB, MIB
 from respkv.causality.hlc import COUNTER_BITS, MAX_STAMP, pack_stamp
 from respkv.causality.record import stamp_of
@@ -28,7 +28,7 @@ from respkv.wire.messages import BELOW_PURGE, HINT, IO_ERROR, REJECT_STRONG, Wri
 
 Send = Callable[[int, object], bool]
 #: ``apply(kind, payload, source)``: merge entries here; (entry, status) of those refused. Raises ReadMiss,
-#: CorruptionError and ProtocolError, all before anything has changed.
+#: CorruptionError, ProtocolError and StorageFull, all before anything has changed.
 Apply = Callable[[int, bytes, int | None], Sequence[tuple[int, int]]]
 
 BATCH_BYTES: Final = 256 * KIB
@@ -162,7 +162,7 @@ class HintReplay:
             except ReadMiss:
                 self.hints.failed(batch)
                 raise
-            except (CorruptionError, ProtocolError):
+            except (CorruptionError, ProtocolError, StorageFull):
                 refused = ((0, IO_ERROR),)
             if any(status not in _FOR_GOOD for _, status in refused):
                 self.failed += 1

@@ -247,6 +247,9 @@ class Mend:
                 if not self._is_newest():
                     self._begin_anew()
                     return
+                if not self._engine.reserve(sum(len(internal) + len(record) for internal, record in kept)):
+                    self._due_us += AGAIN_US
+                    return
                 for internal, record in kept:
                     self._put_again(internal, record)
             at = self._at = piece.end if piece.end <= table.largest else None
@@ -322,7 +325,8 @@ class Mend:
             else:
                 self._due_us = page.deadline_us
             return
-        if page.failed or not page.told or (page.damaged and not self._without_damaged(now_us)):
+        whole = page.told and not page.failed and (not page.damaged or self._without_damaged(now_us))
+        if not whole or not self._engine.reserve(page.size):
             self._page = None
             self._due_us = now_us + AGAIN_US
             return

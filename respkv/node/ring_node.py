@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
+from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss, StorageFull
 from respkv.base.prefixes import prefix_table
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import ClockSkewError
@@ -365,6 +365,8 @@ class RingNode(RingView):
                 if self._again(miss, self._on_writes, short, message):
                     return
                 refused = ((ALL_ENTRIES, BUSY),)
+            except StorageFull:
+                refused = ((ALL_ENTRIES, IO_ERROR),)
             except CorruptionError as damage:
                 self.node.duties.damaged(damage)
                 refused = ((ALL_ENTRIES, IO_ERROR),)
@@ -406,6 +408,8 @@ class RingNode(RingView):
             self.coordinator.on_result(short, message, self.node.now_us)
         except ReadMiss as miss:
             self._again(miss, self._on_result, short, message)
+        except StorageFull:
+            self.coordinator.on_damage(message)
         except CorruptionError as damage:
             self.node.duties.damaged(damage)
             self.coordinator.on_damage(message)

@@ -420,14 +420,17 @@ class ReadSide:
             self.give_up(held.reader)
 
     def on_damage(self, message: ReadResult) -> None:
-        """What is held here of the keys of an answer cannot be read: their readers are told."""
+        """What an answer says to differ cannot be read here, or has no room here: another replica may serve who reads
+        it. Of a fast GET only the next one, which takes the general path."""
         batch = self._batches.get(message.seq)
         if batch is None:
             return
         self._forget(batch)
-        for place in batch.places:
+        for index, _, _ in message.differing:
+            place = batch.places[index]
             if place.__class__ is tuple:
                 place[0][place[1]] = errors.TRY_AGAIN
+                self._replica.read_with_care(batch.keys[index])
             elif place is not None:
                 place.fail(errors.CORRUPT)
         self._done(batch)

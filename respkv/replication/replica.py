@@ -9,6 +9,7 @@ of it is pure over the keyspace: what it writes is in the log with this cycle, s
   disk for it. All others read first and may raise ``ReadMiss``; nothing has changed then, and the same call is made
   again when the block is there.
 * A payload is looked through before anything of it is applied: garbage is a ``ProtocolError`` and changes nothing.
+* What the log has no room for is refused as a whole, as clients' writes are: hints or anti-entropy bring it again.
 * What lies at or below a flush floor is dropped; what is older than the purge watermark and unknown here is refused.
 * An element that is newer than its owner's grave revives the owner, whichever of the two comes first
   (``keyspace/survivors``).
@@ -22,7 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from xxhash import xxh3_64_intdigest
 
-from respkv.base.errors import CorruptionError, ProtocolError
+from respkv.base.errors import CorruptionError, ProtocolError, StorageFull
 from respkv.base.ids import STRING
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, ClockSkewError
@@ -38,12 +39,12 @@ from respkv.causality.record import (
     with_floor,
 )
 from respkv.keyspace import keys
-from respkv.keyspace.apply import Applier
+from respkv.keyspace.apply import LARGE_BYTES, Applier
 from respkv.keyspace.counts import DEAD
 from respkv.keyspace.husks import Husks
 from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
 from respkv.keyspace.leaf_rule import element_floor
-from respkv.keyspace.rows import HashRow, string_row
+from respkv.keyspace.rows import HashRow, TimedString, string_row
 from respkv.keyspace.survivors import Survivors
 from respkv.replication.payload import KEY_BYTES_MIN, PLACED, cut, put_blind
 from respkv.storage.write_batch import encode_entry
@@ -137,8 +138,11 @@ class Replica:
         """Merge a payload; (index of the entry, status) of what was refused.
 
         ``kind`` is why it comes (``messages.FOREGROUND`` ...), ``source`` the peer's short id. Raises ProtocolError,
-        ReadMiss and CorruptionError, all before anything has changed.
+        ReadMiss, CorruptionError, and StorageFull when the log has no room, all before anything has changed. Others'
+        foreground writes do not come here while the disk is full.
         """
+        if (len(payload) >= LARGE_BYTES or kind != FOREGROUND) and not self._applier.has_room(len(payload)):
+            raise StorageFull("no room for another node's writes")
         keyspace = self._keyspace
         engine, clock = keyspace.engine, keyspace.clock
         highest = max(engine.highest_table_stamp(), keyspace.floors.highest)
@@ -180,6 +184,11 @@ class Replica:
                 self._keyspace.engine.get(internal)  # its chain is looked at while applying
                 self._keyspace.engine.get(keys.count_owner(internal))
         survivors = self._look_for_survivors(internals, records, olds)
+        if self._keyspace.conflicts is not None:
+            # Values are written together with those that are held.
+            held = sum(len(old) for old, new in zip(olds, records) if old is not None and (old[0] | new[0]) & DVV)
+            if held and not self._applier.has_room(held + sum(map(len, records))):
+                raise StorageFull("no room for the siblings of a key")
         refused: list[tuple[int, int]] = []
         table = self._keyspace.engine.memtable.table
         for index in sorted(range(len(internals)), key=lambda at: internals[at][0] != keys.SPACE_RECORD):
@@ -297,6 +306,15 @@ class Replica:
             keyspace.cache.drop(db, key)
         if keyspace.watching:
             self._touch(db, key)
+
+    def read_with_care(self, internal: bytes) -> None:
+        """Have readers of a plain string take the general path, as long as its row is cached."""
+        cache, db, key = self._keyspace.cache, keys.key_db(internal), keys.user_key(internal)
+        row = cache.peek(db, key)
+        if isinstance(row, bytes):
+            if self._keyspace.engine.held is not None:  # The cache may have no room for the larger row.
+                self._keyspace.engine.memtable.table[internal] = row
+            cache.replace(db, key, TimedString(row))
 
     # -- collections -------------------------------------------------------------------------------
 

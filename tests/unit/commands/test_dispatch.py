@@ -231,6 +231,22 @@ def test_a_log_that_was_given_room_for_a_value_is_one_for_the_next_writes_too() 
     assert client.call("EXISTS", "k") == b":1\r\n" and driver.node.engine.refusal() is None
 
 
+def test_a_merged_value_that_the_disk_cannot_take_is_not_written_back() -> None:
+    driver = NodeDriver(ballast_bytes="0", memtable_bytes="262144", conflict_policy='m:" "merge:longest')
+    client = driver.connect()
+    for value in (BIG, BIG + b"v"):
+        assert client.call("RKV.SET", "m:k", "", value) == OK
+    driver.fs.capacity = driver.fs.used() + 1_000_000
+    for _ in range(2):
+        assert len(client.call("GET", "m:k")) > len(BIG) + 1
+    conflicts = driver.node.keyspace.conflicts
+    assert conflicts.written_back == 0 and not conflicts.merged and client.call("SET", "a", "1") == OK
+    driver.fs.capacity = None
+    driver.pass_time(1_000_000)
+    driver.node.keyspace.cache.drop(0, b"m:k")
+    assert len(client.call("GET", "m:k")) > len(BIG) + 1 and conflicts.written_back == 1
+
+
 def test_max_disk_says_what_it_is_at_once_and_everywhere(client: Client, driver: NodeDriver) -> None:
     """Clients look for OOM; people for the reason. CONFIG SET counts for the next request of its pipeline."""
     refused = b"-OOM command not allowed when disk used > 'max-disk'.\r\n"

@@ -100,6 +100,25 @@ def test_holes_are_filled_and_the_table_goes() -> None:
     assert values(one) == held, "what was put is durable before the table goes"
 
 
+def test_what_the_log_has_no_room_for_waits_in_the_damaged_table_and_at_the_others() -> None:
+    """Half of the values can be read, half must be fetched; both are too long for the disk as it is."""
+    net = Net(2, replicas=2, interval_us=NEVER_US)
+    one, held = net.nodes[1], {}
+    for number, key in enumerate(KEYS[:8]):
+        held[key] = record_of(one, random.Random(number).randbytes(700_000), ms=number)
+        for node in net.nodes.values():
+            give(node, key, held[key])
+            node.rig.commit()
+    one.rig.flush()
+    rot(one, every=2_000_000)
+    one.rig.fs.capacity = one.rig.fs.used() + 100_000
+    assert 0 < unreadable(one) < 8 and not mended(net) and one.rig.engine.commit()
+    assert len(one.rig.engine.memtable.table) < 8, "or nothing would have been left to refuse"
+    one.rig.fs.capacity = None
+    one.rig.engine.tick()
+    assert mended(net, ms=20_000) and {key: values(one)[key] for key in held} == held
+
+
 def test_a_table_that_is_lost_comes_back_whole() -> None:
     net, held = loaded(2)
     one = net.nodes[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from respkv.base.errors import CorruptionError, FormatError
+from respkv.base.errors import CorruptionError, FormatError, RespkvError, StorageFull
 from respkv.base.slots import SLOT_COUNT, slot_of
 from respkv.causality.hlc import pack_stamp
 from respkv.causality.record import TYPE_MASK, encode, stamp_of, tombstone
@@ -212,8 +212,8 @@ def test_a_redirected_hint_waits_for_what_it_must_read() -> None:
     assert node.fetched and node.repair.hints.targets() == [] and node.value(key) == newer
 
 
-@pytest.mark.parametrize("trouble", [CorruptionError("t", 0, "rot"), None])
-def test_a_redirected_hint_that_cannot_be_applied_here_is_kept(trouble: CorruptionError | None) -> None:
+@pytest.mark.parametrize("trouble", [CorruptionError("t", 0, "rot"), StorageFull("no room"), None])
+def test_a_redirected_hint_that_cannot_be_applied_here_is_kept(trouble: RespkvError | None) -> None:
     net = Net(1, replicas=1, interval_us=NEVER_US)
     node = net.nodes[1]
 

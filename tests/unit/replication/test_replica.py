@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise, permutations
+from typing import Any, cast
 
 import pytest
 
-from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss
+from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss, StorageFull
 from respkv.base.ids import HASH, STRING
+from respkv.base.prefixes import PrefixTable
+from respkv.causality import siblings
+from respkv.causality.dvv import Container, Sibling, make_actor
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
 from respkv.causality.record import encode, expired_form, tombstone
+from respkv.causality.resolve import Mode, Policy
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.apply import EVERYTHING
+from respkv.keyspace.conflicts import Conflicts
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.survivors import Survivors
 from respkv.replication.payload import entries_of
@@ -69,6 +75,48 @@ def test_what_is_older_than_what_is_held_is_beaten(kind: int) -> None:
     assert side.replica.apply(kind, grave, 2) == side.replica.apply(kind, entries(hlc, "a"), 2) == ()
     record = side.rig.engine.get(keys.record_key(0, b"a"))
     assert record is not None and not record[0] & 15 and side.replica.beaten == 1
+
+
+@pytest.mark.parametrize("also", [b"", A_HASH])
+def test_a_full_disk_takes_no_more_of_what_readers_find_elsewhere_than_the_log_has_room_for(also: bytes) -> None:
+    """Each is short, but it is the log's last room that they take."""
+    side = Group().sides[1]
+    engine, hlc = side.rig.engine, side.rig.keyspace.clock.last + 1000
+    side.rig.fs.capacity = side.rig.fs.used()
+    engine._refusal = "disk full"
+    word, taken = "w" * (engine._log.room // 64), 0
+    with pytest.raises(StorageFull):
+        while True:
+            assert side.replica.apply(REPAIR, entries(hlc + taken, word) + also, 2) == ()
+            taken += 1
+            engine.commit()
+    assert taken > 10 and not engine.batch and engine._log.offset < engine._log.room
+
+
+def test_siblings_that_would_be_too_large_together_with_what_is_held_are_refused() -> None:
+    side = Group().sides[1]
+    keyspace = side.rig.keyspace
+    engine, hlc = keyspace.engine, keyspace.clock.last + 1000
+    # No siblings are written or resolved here.
+    policies, nobody = PrefixTable([(b"", Policy(Mode.SIBLINGS))]), cast(Any, None)
+    keyspace.conflicts = Conflicts(policies, nobody, nobody, log=lambda level, text: None)
+    key = keys.record_key(0, b"a")
+
+    def sibling(at: int, size: int) -> bytes:
+        actor = make_actor(2, at)
+        record = siblings.encode(Container({actor: hlc + at}, (Sibling(hlc + at, actor, 0, b"v" * size),)))
+        return encode_entry(key, record)
+
+    assert side.replica.apply(FOREGROUND, sibling(1, 6 << 20), 2) == ()
+    engine.commit()
+    held = engine.get(key)
+    side.rig.fs.capacity = side.rig.fs.used() + 100_000
+    with pytest.raises(StorageFull):
+        side.replica.apply(FOREGROUND, sibling(2, 1000), 3)
+    assert engine.get(key) == held and not engine.batch
+    side.rig.fs.capacity = None
+    assert side.replica.apply(FOREGROUND, sibling(2, 1000), 3) == ()
+    assert len(engine.get(key) or b"") > 6 << 20 and engine.commit()
 
 
 def test_what_others_read_is_cached_as_what_is_read_here() -> None:
