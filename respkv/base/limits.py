@@ -8,6 +8,10 @@ KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 
+#: A key that is written, together with the name of a hash's field. Jobs and the manifest name each table's first and
+#: last key, and no request with one of them is a fast SET (``resp/careful.LARGE_ARGUMENT_BYTES``).
+KEY_BYTES_MAX: Final = MIB
+
 #: Requests of one connection that run before the others get their turn.
 COMMANDS_PER_TURN: Final = 1024
 #: A cycle stops executing after this long, microseconds; what is ready then is ready in the next one too.

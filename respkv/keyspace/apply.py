@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from respkv.base.errors import CommandError
 from respkv.base.ids import HASH, STRING
+from respkv.base.limits import KEY_BYTES_MAX
 from respkv.base.slots import SLOT_COUNT, hash_tag
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
@@ -47,7 +48,7 @@ from respkv.keyspace.rows import (
     string_row,
 )
 from respkv.keyspace.sibling_writes import SiblingWrites
-from respkv.resp.errors import DISK_FULL
+from respkv.resp.errors import DISK_FULL, KEY_TOO_LONG
 from respkv.resp.reply import BULK_HEADS
 from respkv.storage.write_batch import pack_lengths
 
@@ -95,7 +96,7 @@ class Applier:
         if conflicts is not None and conflicts.concerns(effects):
             pass
         elif len(effects) == 1:
-            if operation == fx.PUT:
+            if operation == fx.PUT and len(effects[0][2]) <= KEY_BYTES_MAX:
                 self._put_strings(effects)
                 return
             if operation == fx.PUT_ELEMENT and self._put_one_element(effects[0]):
@@ -103,9 +104,9 @@ class Applier:
         elif operation == fx.PUT:
             size = 0
             for effect in effects:
-                if effect[0] != fx.PUT:
+                if effect[0] != fx.PUT or len(effect[2]) > KEY_BYTES_MAX:
                     break
-                size += len(effect[3])
+                size += len(effect[2]) + len(effect[3])
             else:
                 self._make_room(size)
                 self._put_strings(effects, sure=True)
@@ -149,7 +150,7 @@ class Applier:
     # -- reading what must be known ----------------------------------------------------------------
 
     def prepare(self, effects: fx.Effects) -> Plan:
-        """Read what ``effects`` need to know, changing nothing. ReadMiss; CommandError when the disk has no room."""
+        """Read what ``effects`` need to know, changing nothing. ReadMiss; CommandError: too long keys, no room."""
         keyspace, conflicts = self.keyspace, self.keyspace.conflicts
         plan = Plan()
         removed: dict[bytes, int] = {}
@@ -177,7 +178,10 @@ class Applier:
                     if removed[row.prefix] == row.count:
                         # It may be deleted, and the count may have missed what others wrote.
                         row.count = sum(1 for _ in keyspace.stored_elements(row))
-        self._make_room(fx.log_bytes(effects) + sum(len(record or b"") for record in plan.records.values()))
+        size = fx.log_bytes(effects) + sum(len(record or b"") for record in plan.records.values())
+        if size > KEY_BYTES_MAX and fx.has_long_key(effects):
+            raise CommandError(KEY_TOO_LONG)
+        self._make_room(size)
         return plan
 
     def _make_room(self, size: int) -> None:
@@ -381,13 +385,11 @@ class Applier:
 
     def _put_one_element(self, effect: fx.Effect) -> bool:  # HOT: hset
         """One element without expiry into a hash that exists: ``_put_element`` without a plan. False: not that case.
-
-        May raise ReadMiss before anything has changed.
-        """
+        May raise ReadMiss before anything has changed."""
         _, db, key, _, field, value, expire_at_ms = effect
         keyspace = self.keyspace
         row = keyspace.row(db, key)
-        if not isinstance(row, HashRow) or expire_at_ms:
+        if not isinstance(row, HashRow) or expire_at_ms or len(key) + len(field) > KEY_BYTES_MAX:
             return False
         old = row.fields.get(field)
         if old is None and not row.complete:

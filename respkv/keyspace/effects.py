@@ -20,6 +20,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from respkv.base.limits import KEY_BYTES_MAX
+
 PUT: Final = 0
 DELETE: Final = 1
 EXPIRE: Final = 2
@@ -75,6 +77,16 @@ def flush(db: int) -> Effect:
 def swap(db: int, other: int) -> Effect:
     """Two logical databases exchange their contents."""
     return (SWAP, db, b"", other)
+
+
+def has_long_key(effects: Effects) -> bool:
+    """Whether any of the effects would store a key, or a key with a field, longer than keys may be."""
+    for effect in effects:
+        if effect[0] in (PUT, PUT_ELEMENT, SUPERSEDE):
+            size = len(effect[2]) + (len(effect[4]) if effect[0] == PUT_ELEMENT else 0)
+            if size > KEY_BYTES_MAX:
+                return True
+    return False
 
 
 def log_bytes(effects: Effects) -> int:

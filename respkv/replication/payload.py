@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from respkv.base.errors import ProtocolError
 from respkv.base.ids import HASH, STRING
+from respkv.base.limits import KEY_BYTES_MAX
 from respkv.base.slots import SLOT_COUNT
 from respkv.causality.hlc import MAX_STAMP
 from respkv.causality.record import BODY_AT, TYPE_MASK
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _UNPACK: Final[Any] = LENGTHS.unpack_from
 KEY_BYTES_MIN: Final = keys.RECORD_KEY_AT
+#: That of an element: its place, the length of its owner's key, that key and the field.
+_INTERNAL_BYTES_MAX: Final = keys.RECORD_KEY_AT + 4 + KEY_BYTES_MAX
 PLACED: Final = frozenset({keys.SPACE_RECORD, keys.SPACE_ELEMENT, keys.SPACE_COUNT})
 
 
@@ -63,7 +66,7 @@ def cut(payload: bytes, highest: bytes, ruled: Any) -> Cut:  # HOT: replica_appl
         record_at = key_at + key_length
         heads.append(payload[at:key_at])
         at = record_at + record_length
-        if at > end or record_length < BODY_AT or key_length < KEY_BYTES_MIN:
+        if at > end or record_length < BODY_AT or not KEY_BYTES_MIN <= key_length <= _INTERNAL_BYTES_MAX:
             raise ProtocolError("an entry that is none")
         internal, record = payload[key_at:record_at], payload[record_at:at]
         stamp = record[1:BODY_AT]

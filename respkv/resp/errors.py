@@ -63,6 +63,10 @@ CORRUPT: Final = error(
     b"CORRUPT stored data failed its checksum; the value is not served. Run respkv-check on the data"
     b" directory and restore it from a snapshot."
 )
+KEY_TOO_LONG: Final = error(
+    b"ERR key is too long (limit 1 MiB, the name of a hash field included); nothing was changed. Use a hash of it"
+    b" as the key, and keep the rest in the value."
+)
 NO_REPLICAS: Final = error(
     b"NOREPLICAS Not enough replicas of the key can be reached for this consistency level; nothing was changed."
     b" Try again, or use a lower level (RKV.LEVEL eventual)."

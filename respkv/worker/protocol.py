@@ -13,7 +13,8 @@ from typing import Any, Final
 from respkv.base.coding import U32
 from respkv.base.errors import ProtocolError
 
-FRAME_BYTES_MAX: Final = 256 << 20
+#: A compaction's names the first and last key of each table, in hex: up to 4 MiB a table.
+FRAME_BYTES_MAX: Final = 1 << 31
 
 
 def encode_frame(message: dict[str, Any]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise, permutations
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import pytest
 
 from respkv.base.errors import CorruptionError, ProtocolError, ReadMiss, StorageFull
 from respkv.base.ids import HASH, STRING
+from respkv.base.limits import KEY_BYTES_MAX
 from respkv.base.prefixes import PrefixTable
 from respkv.causality import siblings
 from respkv.causality.dvv import Container, Sibling, make_actor
@@ -414,6 +415,18 @@ def test_an_element_that_comes_makes_a_husk_a_collection_again() -> None:
     assert owner not in husks
     row = rig.keyspace.row(0, b"h")
     assert isinstance(row, HashRow) and rig.keyspace.live_fields(0, b"h", row) == [(b"b", b"2")]
+
+
+@pytest.mark.parametrize("internal", [keys.record_key, lambda db, key: keys.element_prefix(keys.record_key(db, key))])
+def test_a_key_that_is_too_long_is_refused(internal: Callable[[int, bytes], bytes]) -> None:
+    """No table could be made of it; the longest one is taken."""
+    side = Group().sides[1]
+    record = encode(STRING, pack_stamp(side.rig.keyspace.clock.last + 1000, 2), bulk(b"v"))
+    with pytest.raises(ProtocolError):
+        side.replica.apply(FOREGROUND, encode_entry(internal(0, b"k" * (5 + KEY_BYTES_MAX)), record), 2)
+    assert not side.rig.engine.memtable.table and not side.rig.engine.batch
+    assert side.replica.apply(FOREGROUND, encode_entry(internal(0, b"k" * KEY_BYTES_MAX), record), 2) == ()
+    assert side.rig.engine.batch
 
 
 @pytest.mark.parametrize("kind", [3, 9, 0x19, 0x2F])
