@@ -12,6 +12,7 @@ from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Any, Final
 
+from respkv.base.limits import KEY_BYTES_MAX
 from respkv.causality.record import BODY_AT, pack_string_head
 from respkv.commands.table import CommandTable
 from respkv.keyspace.apply import LARGE_BYTES, Applier
@@ -26,10 +27,10 @@ Rows = dict[bytes, Any]
 Shortcut = Callable[[int, Rows, bytes, list[bytes]], bytes | None]
 
 _BRACE: Final = 123  # "{" begins a hash tag
-#: A longer MSET, or one with a longer value, may need room in the log that has to be made first.
-_PAIRS_MAX: Final = 128
-_VALUE_BYTES: Final = 4096
-assert _PAIRS_MAX * _VALUE_BYTES < LARGE_BYTES
+#: A longer MSET, or one with a longer key or value, may need room in the log that has to be made first.
+_PAIRS_MAX: Final = 120
+_BYTES_MAX: Final = 4096
+assert 2 * _PAIRS_MAX * _BYTES_MAX < LARGE_BYTES
 
 
 class Shortcuts:
@@ -100,6 +101,8 @@ class Shortcuts:
             return None
         row = rows.get(key)
         keyspace = self._keyspace
+        if len(key) + len(field) > KEY_BYTES_MAX:
+            return None
         if not isinstance(row, HashRow) or row.expire_at_ms or row.charge > keyspace.cache.capacity // 16:
             return None
         old = row.fields.get(field)
@@ -133,10 +136,12 @@ class Shortcuts:
             return None
         names, values = argv[1::2], argv[2::2]
         for name in names:
-            if not isinstance(name, bytes) or _BRACE in name or not isinstance(rows.get(name), bytes):
+            if not isinstance(name, bytes) or _BRACE in name or len(name) >= _BYTES_MAX:
+                return None
+            if not isinstance(rows.get(name), bytes):
                 return None
         for value in values:
-            if not isinstance(value, bytes) or len(value) >= _VALUE_BYTES:
+            if not isinstance(value, bytes) or len(value) >= _BYTES_MAX:
                 return None
         clock, engine = self._keyspace.clock, self._keyspace.engine
         node, last, grown, batch, deferred = clock.node, clock.last, 0, engine.batch, engine.memtable.deferred
