@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -31,23 +32,27 @@ def native_classes(source: str) -> set[str]:
     return {name for name, above in bases.items() if not any(base in open_bases for base in above)}
 
 
+@cache
+def outline(source: str) -> tuple[list[tuple[str, str, str]], list[tuple[str, list[str]]]]:
+    """What a module imports by name (module, name, name here), and its classes with their bases."""
+    imports, classes = [], []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            imports += [(node.module or "", alias.name, alias.asname or alias.name) for alias in node.names]
+        elif isinstance(node, ast.ClassDef):
+            classes.append((node.name, [ast.unparse(base) for base in node.bases]))
+    return imports, classes
+
+
 def heirs(sources: Mapping[str, str], compiled: Iterable[str]) -> list[str]:
     """Classes outside ``compiled`` that inherit from a native class, as "path: class"."""
     inside = list(compiled)
     native = {path.removesuffix(".py").replace("/", "."): native_classes(sources[path]) for path in inside}
     found = []
     for path in sorted(sources.keys() - set(inside)):
-        tree = ast.parse(sources[path])
-        imported = {
-            alias.asname or alias.name
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom)
-            for alias in node.names
-            if alias.name in native.get(node.module or "", ())
-        }
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ClassDef) and imported & {ast.unparse(base) for base in node.bases}:
-                found.append(f"{path}: {node.name}")
+        imports, classes = outline(sources[path])
+        imported = {here for module, name, here in imports if name in native.get(module, ())}
+        found += [f"{path}: {name}" for name, bases in classes if not imported.isdisjoint(bases)]
     return found
 
 
