@@ -126,8 +126,10 @@ def evidence_of(records: Mapping[bytes, Mapping[bytes, int]], floors: Sequence[F
 
 def taken_along(evidence: Evidence, key: bytes, name: bytes | None, stamp: bytes, hider: Hider) -> bool:
     """Whether what has this stamp was written so early that a collection's end takes it along."""
+    if not hider.whole:
+        return False
     written = [version.us for version in evidence.of(key, name) if version.stamp == stamp]
-    return hider.whole and bool(written) and min(written) <= hider.until_us
+    return bool(written) and min(written) <= hider.until_us
 
 
 # What operations did

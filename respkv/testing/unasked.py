@@ -69,12 +69,9 @@ def _unasked(
     for floor in evidence.floors:
         graves.pop(floor.stamp, None)
     found: dict[bytes, _Grave] = {}
+    of_key = [op for op in history if op.argv[1:2] == (key,)]
     for stamp, us in graves.items():
-        under_way = [
-            op
-            for op in history
-            if op.argv[1:2] == (key,) and op.start_us <= us and (op.outcome != OK or us <= op.end_us)
-        ]
+        under_way = [op for op in of_key if op.start_us <= us and (op.outcome != OK or us <= op.end_us)]
         if not any(op.name == "del" for op in under_way):
             began = [op.start_us for op in under_way if op.name == "hdel" and op.level in (QUORUM, ALL)]
             found[stamp] = _Grave(us, min([us - KNOWN_FOR_US, *began]))
