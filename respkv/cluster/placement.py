@@ -15,7 +15,6 @@ their last element: no slot moves between old nodes.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left
 from collections.abc import Callable
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
@@ -74,13 +73,15 @@ class Placement:
         lists = _lists_by_token(self._token_owners, self.replicas)
         group_numbers: dict[tuple[int, ...], int] = {}
         #: Slot -> index into ``groups``. A list: indexing it is cheaper than an array's, which makes an int each time.
-        self.group_of: Final[list[int]] = [
-            group_numbers.setdefault(lists[token], len(group_numbers)) for token in self._token_of
-        ]
+        group_of_token = {
+            token: group_numbers.setdefault(lists[token], len(group_numbers))
+            for token in dict.fromkeys(self._token_of)
+        }
+        self.group_of: Final[list[int]] = list(map(group_of_token.__getitem__, self._token_of))
         #: The distinct preference lists, in the order in which the slots meet them.
         self.groups: Final[tuple[tuple[int, ...], ...]] = tuple(group_numbers)
         #: Slot -> preference list in short ids, the primary first.
-        self.table: Final[list[tuple[int, ...]]] = [self.groups[group] for group in self.group_of]
+        self.table: Final[list[tuple[int, ...]]] = list(map(self.groups.__getitem__, self.group_of))
         #: The slots cut where the preference list changes.
         self.ranges: Final[tuple[SlotRange, ...]] = _ranges(self.group_of)
         self._owned: dict[int, tuple[int, ...]] = {}
@@ -160,12 +161,10 @@ class Placement:
 
 def _first_tokens(tokens: list[int]) -> list[int]:
     """Slot -> index of the first token at or after its coordinate, going round at the end."""
-    count = len(tokens)
-    found = []
-    for slot in range(SLOT_COUNT):
-        index = bisect_left(tokens, slot << COORDINATE_SHIFT)
-        found.append(index if index < count else 0)
-    return found
+    found: list[int] = []
+    for index, token in enumerate(tokens):
+        found += [index] * ((token >> COORDINATE_SHIFT) + 1 - len(found))
+    return found + [0] * (SLOT_COUNT - len(found))
 
 
 def _walk(owners: array[int], start: int, wanted: int) -> tuple[int, ...]:
