@@ -120,15 +120,15 @@ class Side:
 
 
 class Group:
-    """Nodes 1 to 3, or more. ``cut`` holds pairs that cannot talk."""
+    """Nodes 1 to 3, or more. ``cut`` holds pairs that cannot talk. ``alone``: of the ring, only this one is there."""
 
-    def __init__(self, nodes: int = 3, quorums: Quorums | None = None) -> None:
+    def __init__(self, nodes: int = 3, quorums: Quorums | None = None, *, alone: int = 0) -> None:
         quorums = quorums or Quorums(replicas=3)
         self.now_us = 1_000_000
         self.wire: list[tuple[int, int, Any]] = []
         self.cut: dict[frozenset[int], None] = {}
         placement = _placement(nodes, quorums.reads[ALL])
-        self.sides = {short: Side(self, short) for short in range(1, nodes + 1)}
+        self.sides = {short: Side(self, short) for short in range(1, nodes + 1) if alone in (0, short)}
         for side in self.sides.values():
             side.coordinator.configure(placement, side.short, quorums)
 

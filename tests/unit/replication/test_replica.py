@@ -45,7 +45,7 @@ def entries(hlc: int, *words: str) -> bytes:
 @pytest.mark.parametrize("also", [b"", A_HASH])
 def test_new_strings_are_taken_alike_whatever_they_come_for(kind: int, also: bytes) -> None:
     """By the short way when there is nothing else, by the long one beside a hash: the same is held and counted."""
-    sides = [Group().sides[1] for _ in range(2)]
+    sides = [Group(alone=1).sides[1] for _ in range(2)]
     hlc = sides[0].rig.keyspace.clock.last + 1000
     for side, each in zip(sides, (FOREGROUND, kind)):
         for payload in (entries(hlc, "a", "b"), entries(hlc + 9, "b", "c") + also, entries(hlc - 9, "a", "c", "d")):
@@ -58,7 +58,7 @@ def test_new_strings_are_taken_alike_whatever_they_come_for(kind: int, also: byt
 
 
 def test_a_flush_of_the_future_raises_no_floor() -> None:
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     keyspace = side.rig.keyspace
     near, far = (pack_stamp((keyspace.now_ms + ahead) << 16, 2) for ahead in (9_000, 11_000))
     with pytest.raises(ProtocolError):
@@ -70,7 +70,7 @@ def test_a_flush_of_the_future_raises_no_floor() -> None:
 
 @pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
 def test_what_is_older_than_what_is_held_is_beaten(kind: int) -> None:
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     hlc = side.rig.keyspace.clock.last + 1000
     grave = encode_entry(keys.record_key(0, b"a"), tombstone(pack_stamp(hlc + 5, 2)))
     assert side.replica.apply(kind, grave, 2) == side.replica.apply(kind, entries(hlc, "a"), 2) == ()
@@ -122,7 +122,7 @@ def test_siblings_that_would_be_too_large_together_with_what_is_held_are_refused
 
 def test_what_others_read_is_cached_as_what_is_read_here() -> None:
     """And only that: what follows in the same message, or is written later, is seen all the same."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     hlc = side.rig.keyspace.clock.last + 1000
     grave = encode_entry(keys.record_key(0, b"gone"), tombstone(pack_stamp(hlc + 5, 2)))
     assert side.replica.apply(FOREGROUND, entries(hlc, "a", "b") + grave + A_HASH, 2) == ()
@@ -164,7 +164,7 @@ def test_a_deletion_takes_along_what_is_older_in_any_order(
     order: tuple[int, ...], cut: tuple[int, ...], kind: int
 ) -> None:
     """A newer element shows, an older one does not, and the record that owns them is the same everywhere."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     found = history(side)
     parts = [found[at] for at in order]
     edges = [0, *cut, len(parts)]
@@ -219,7 +219,7 @@ def test_a_string_takes_along_what_is_older_in_any_order(order: tuple[int, ...],
 @pytest.mark.parametrize("removed", [False, True])
 def test_what_was_removed_again_keeps_no_deleted_hash(removed: bool) -> None:
     """Elements in tables are looked at as those in memory are, and only what lives shows that its hash does."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     owner, g, grave, f = history(side)
     hlc = int.from_bytes(f[-13:-5], "big")
     gone = encode_entry(F, tombstone(pack_stamp(hlc + 1, 2)))
@@ -239,7 +239,7 @@ def stamp_of(hlc: int, node: int = 2) -> bytes:
 
 def test_only_what_survives_the_newest_grave_counts() -> None:
     """An older deletion comes late, over a newer one: an element between them does not hide one above both."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     side.rig.advance_ms(30_000)
     hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
     for internal, record in (
@@ -259,7 +259,7 @@ def test_only_what_survives_the_newest_grave_counts() -> None:
 @pytest.mark.parametrize("form", ["live", "expired"])
 def test_an_expiry_that_comes_late_spares_what_was_written_after_it(form: str) -> None:
     """Whether it comes as it was written, and ends here, or as what it became elsewhere."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     side.rig.advance_ms(30_000)
     owner, now_ms = keys.record_key(0, b"h"), side.rig.now_ms
     first, timed, last = ((now_ms + ms) << 16 for ms in (10, 22, 5000))
@@ -280,7 +280,7 @@ def test_an_expiry_that_comes_late_spares_what_was_written_after_it(form: str) -
 
 
 def test_a_floor_that_rises_leaves_no_wrong_count() -> None:
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     side.rig.advance_ms(30_000)
     rig, owner = side.rig, keys.record_key(0, b"h")
     rig.keyspace.watermark = lambda slot: ZERO_STAMP
@@ -300,7 +300,7 @@ def test_a_floor_that_rises_leaves_no_wrong_count() -> None:
 @pytest.mark.parametrize("meanwhile", [False, True])
 def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each element is passed once, however many blocks have to be waited for; what comes meanwhile is seen."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     side.rig.advance_ms(30_000)
     hlc, count, prefix = side.rig.keyspace.clock.last + 2000, 4000, G[:-1]
     elements = ((prefix + b"%06d" % at, encode(STRING, stamp_of(hlc + at), bytes(50))) for at in range(count))
@@ -345,7 +345,7 @@ def test_a_look_for_elements_goes_on_where_it_had_to_wait(meanwhile: bool, monke
 
 def test_a_deletion_is_taken_where_elements_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are fetched from other replicas, with what these have made of the key."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     owner, g, grave, f = history(side)
     for payload in (owner, g, f):
         assert side.replica.apply(FOREGROUND, payload, 2) == ()
@@ -368,7 +368,7 @@ def looks(side: Side) -> int:
 
 
 def test_a_deletion_of_what_nobody_wrote_meanwhile_reads_no_elements() -> None:
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     owner, g, grave, _ = history(side)
     for payload in (owner, g):
         assert side.replica.apply(FOREGROUND, payload, 2) == ()
@@ -381,7 +381,7 @@ def test_a_deletion_of_what_nobody_wrote_meanwhile_reads_no_elements() -> None:
 
 @pytest.mark.parametrize("compared", [False, True])
 def test_a_count_that_is_too_low_deletes_nothing(compared: bool) -> None:
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     rig = side.rig
     rig.keyspace.watermark = lambda slot: ZERO_STAMP
     for field in (b"a", b"b"):
@@ -401,7 +401,7 @@ def test_a_count_that_is_too_low_deletes_nothing(compared: bool) -> None:
 
 
 def test_an_element_that_comes_makes_a_husk_a_collection_again() -> None:
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     rig, owner = side.rig, keys.record_key(0, b"h")
     rig.keyspace.watermark = lambda slot: ZERO_STAMP
     rig.apply((fx.PUT_ELEMENT, 0, b"h", HASH, b"a", b"1", 0))
@@ -433,7 +433,7 @@ def test_a_key_that_is_too_long_is_refused(internal: Callable[[int, bytes], byte
 @pytest.mark.parametrize("internal", [keys.record_key(0, b"k"), keys.element_prefix(keys.record_key(0, b"h")) + b"f"])
 def test_a_record_of_an_unknown_type_is_refused(kind: int, internal: bytes) -> None:
     """With all that comes with it; nobody could read it."""
-    side = Group().sides[1]
+    side = Group(alone=1).sides[1]
     hlc = side.rig.keyspace.clock.last + 1000
     garbage = encode_entry(internal, bytes((kind,)) + pack_stamp(hlc, 2) + bytes(8) + b"body")
     with pytest.raises(ProtocolError):
