@@ -72,11 +72,11 @@ class Placement:
         self._token_of: Final = _first_tokens([token for token, _ in tokens])
         lists = _lists_by_token(self._token_owners, self.replicas)
         group_numbers: dict[tuple[int, ...], int] = {}
-        #: Slot -> index into ``groups``. A list: indexing it is cheaper than an array's, which makes an int each time.
         group_of_token = {
             token: group_numbers.setdefault(lists[token], len(group_numbers))
             for token in dict.fromkeys(self._token_of)
         }
+        #: Slot -> index into ``groups``. A list: indexing it is cheaper than an array's, which makes an int each time.
         self.group_of: Final[list[int]] = list(map(group_of_token.__getitem__, self._token_of))
         #: The distinct preference lists, in the order in which the slots meet them.
         self.groups: Final[tuple[tuple[int, ...], ...]] = tuple(group_numbers)
