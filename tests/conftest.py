@@ -4,7 +4,7 @@ collected between tests and seldom within one, which saves a tenth of their time
 from __future__ import annotations
 
 import gc
-from time import monotonic
+from time import process_time
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -24,6 +24,6 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_logfinish() -> None:
     """A test is over."""
-    if monotonic() - _collected_s[0] > _COLLECT_AFTER_S:
+    if process_time() - _collected_s[0] > _COLLECT_AFTER_S:
         gc.collect()
-        _collected_s[0] = monotonic()
+        _collected_s[0] = process_time()
