@@ -172,11 +172,11 @@ class Gossip:
         known = self.facts.get(sender)
         if known is None or message.facts.clock >= known.clock:
             self.facts[sender] = message.facts
-        rows = message.rows if isinstance(message, State) else message.updates
-        if isinstance(message, Ping | State):
-            asks = (message.seq if isinstance(message, Ping) else message.reply) != 0
+        if isinstance(message, State):
+            rows, asks = message.rows, message.reply != 0
         else:
-            asks = isinstance(message, PingReq)
+            rows = message.updates
+            asks = isinstance(message, PingReq) or (isinstance(message, Ping) and message.seq != 0)
         for row in rows:
             self._on_row(row, sender, now_us, changes, answered=asks)
         if isinstance(message, Ping):

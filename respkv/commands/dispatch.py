@@ -286,11 +286,14 @@ class Dispatcher:
 
     def _count_fast(self, reads: int, writes: int, began_us: int) -> None:
         """What a cycle did without the general path: counters, and the time that nothing else took, shared evenly."""
+        short = self._shortcuts
+        calls = reads + writes + short.done
+        if not calls:
+            return
         counted = [(self._get_stats, reads), (self._set_stats, writes)]
-        if self._shortcuts.done:
-            counted += self._shortcuts.take()
-        calls = sum([count for _, count in counted])
-        left_us = max(0, self._clock_us() - began_us - self._general_us) if calls else 0
+        if short.done:
+            counted += short.take()
+        left_us = max(0, self._clock_us() - began_us - self._general_us)
         self.keyspace.hits += reads
         self.keyspace.cache.hits += reads
         for stats, count in counted:

@@ -232,8 +232,7 @@ class RingDispatcher(Dispatcher):
         if grown:
             self.keyspace.cache.grow(grown)
         self.coordinator.end_own()
-        if reads or writes:
-            self._count_fast(reads, writes, began_us)
+        self._count_fast(reads, writes, began_us)
 
     def _warm(self, db: int, key: bytes) -> tuple[Any, dict[bytes, Any], dict[bytes, Any] | None]:
         """The row of a key that a GET did not find among the young rows, and the rows as they are then: it is there.

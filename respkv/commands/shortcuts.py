@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from respkv.base.limits import KEY_BYTES_MAX
 from respkv.causality.record import BODY_AT, pack_string_head
+from respkv.commands.string import is_short_number
 from respkv.commands.table import CommandTable
 from respkv.keyspace.apply import LARGE_BYTES, Applier
 from respkv.keyspace.keys import RECORD_KEY_AT
@@ -34,7 +35,7 @@ assert 2 * _PAIRS_MAX * _BYTES_MAX < LARGE_BYTES
 
 
 class Shortcuts:
-    """The shortcuts of one node. What they have done is taken by ``count`` and ``grown`` before anything else runs."""
+    """The shortcuts of one node. The loop settles ``grown`` before anything else runs, and counts by ``take``."""
 
     __slots__ = ("_applier", "_keyspace", "_stats", "by_word", "fields", "grown", "increments", "last", "sets")
 
@@ -75,7 +76,7 @@ class Shortcuts:
         if not isinstance(row, bytes) or _BRACE in key:
             return None
         text = row[row.index(10, BODY_AT) + 1 : -2]
-        if not text.isdigit() or len(text) >= 18 or (text[0] == 48 and len(text) > 1):
+        if not is_short_number(text):
             return None
         value = b"%d" % (int(text) + 1)
         keyspace = self._keyspace

@@ -167,12 +167,16 @@ def _add(key: bytes, delta: int, view: View) -> tuple[Reply, Effects]:  # HOT: i
     return reply.integer(number), ((effects.PUT, view.db, key, b"%d" % number, expire_at_ms),)
 
 
+def is_short_number(text: bytes) -> bool:
+    """Whether it is a short plain number, the common case of a counter, which int() and Redis read alike."""
+    return text.isdigit() and len(text) < 18 and (text[0] != 48 or len(text) == 1)
+
+
 def incr(argv: list[bytes], view: View) -> tuple[Reply, Effects]:
     """INCR key."""
     key = argv[1]
     value, expire_at_ms = view.text(key)
-    # The common case without a call more: a short plain number, which int() and Redis read alike.
-    if value is not None and value.isdigit() and len(value) < 18 and (value[0] != 48 or len(value) == 1):
+    if value is not None and is_short_number(value):
         number = int(value) + 1
         return b":%d\r\n" % number, ((effects.PUT, view.db, key, b"%d" % number, expire_at_ms),)
     if value is None:

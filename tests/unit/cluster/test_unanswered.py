@@ -10,6 +10,15 @@ from respkv.wire.messages import Ping, PingReq
 from tests.unit.cluster.test_gossip import MS, Bench, S, ack
 
 
+def probed_and_heard() -> Bench:
+    """A probe of member 3 is under way, which was heard since but has not answered it."""
+    bench = Bench(limits=GossipLimits(misses_max=99))
+    bench.gossip.unanswered(3, bench.now_us)
+    bench.timer(100 * MS)
+    bench.gossip.heard(3, bench.now_us)
+    return bench
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_who_owes_answers_and_does_not_answer_is_gone_round(late: bool) -> None:
     """After one direct answer that is missing, also when the probe was under way; as alive, until an answer comes."""
@@ -41,11 +50,8 @@ def test_who_owes_answers_and_is_heard_is_not_gone_round() -> None:
 
 def test_what_was_heard_before_clients_waited_excuses_nobody() -> None:
     """A probe was under way already and its target was heard since: what counts is the silence from now on."""
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    bench.gossip.unanswered(3, bench.now_us)
+    bench = probed_and_heard()
     bench.timer(300 * MS)
-    bench.gossip.heard(3, bench.now_us)
-    bench.timer(100 * MS)
     bench.gossip.unanswered(3, bench.now_us, urgent=True)
     bench.timer(499 * MS)
     assert bench.gossip.membership.live(3)
@@ -56,10 +62,7 @@ def test_what_was_heard_before_clients_waited_excuses_nobody() -> None:
 
 def test_what_is_heard_in_the_cycle_in_which_clients_are_found_to_wait_excuses() -> None:
     """Timers run before the sockets are read: what comes next answers everything, and nothing more has to come."""
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    bench.gossip.unanswered(3, bench.now_us)
-    bench.timer(100 * MS)
-    bench.gossip.heard(3, bench.now_us)
+    bench = probed_and_heard()
     bench.timer(200 * MS)
     bench.gossip.unanswered(3, bench.now_us, urgent=True)
     bench.gossip.heard(3, bench.now_us)
@@ -69,10 +72,7 @@ def test_what_is_heard_in_the_cycle_in_which_clients_are_found_to_wait_excuses()
 
 def test_who_owes_answers_has_a_ping_to_answer() -> None:
     """That of a probe which is under way may be lost: its target was heard since, and has not answered it."""
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    bench.gossip.unanswered(3, bench.now_us)
-    bench.timer(100 * MS)
-    bench.gossip.heard(3, bench.now_us)
+    bench = probed_and_heard()
     bench.take()
     bench.timer(200 * MS)
     for _ in range(3):
@@ -86,10 +86,7 @@ def test_who_owes_answers_has_a_ping_to_answer() -> None:
 
 
 def test_that_others_reach_it_does_not_help_those_who_wait_here() -> None:
-    bench = Bench(limits=GossipLimits(misses_max=99))
-    bench.gossip.unanswered(3, bench.now_us)
-    bench.timer(100 * MS)
-    bench.gossip.heard(3, bench.now_us)
+    bench = probed_and_heard()
     bench.timer(300 * MS)
     bench.gossip.unanswered(3, bench.now_us, urgent=True)
     for to, message in bench.timer(100 * MS):
