@@ -215,8 +215,8 @@ class Dispatcher:
                                 out.append(reply)
                                 continue
                     clock.last, stale = last, True
-                    if grown or short.grown:
-                        grown = self._grow(grown)
+                    if grown or short.grown or short.counts:
+                        grown = self._settle(grown)
                     if (done := reads + writes + short.done) != mark:
                         self._ended_us, mark = -1, done  # What they took is not this command's.
                     used = len(requests) - length_hint(waiting)
@@ -243,19 +243,18 @@ class Dispatcher:
             if pending is not None or session.closing or parser.error is not None or taken >= COMMANDS_PER_TURN:
                 special.append((turn, pending))
             if batch and (len(batch[-1]) >= LARGE_RECORD_BYTES or len(batch) >= 3 * SPLIT_ENTRIES):
-                clock.last, stale = clock.last if stale else last, True
+                clock.last, stale, grown = clock.last if stale else last, True, self._settle(grown)
                 server.relieve()
             if (unchecked := unchecked + taken) >= 256:
                 unchecked, over = 0, self._clock_us() > until_us
         clock.last, self.hot.left = clock.last if stale else last, left
-        self._grow(grown)
+        self._settle(grown)
         self._count_fast(reads, writes, began_us)
         return special
 
-    def _grow(self, grown: int) -> int:
-        """Tell the row cache what its rows have grown by; 0, which is left of that."""
-        grown += self._shortcuts.grown
-        self._shortcuts.grown = 0
+    def _settle(self, grown: int) -> int:
+        """Log what shortcuts have counted, tell the row cache what its rows have grown by; 0, which is left of that."""
+        grown += self._shortcuts.settle()
         if grown:
             self.keyspace.cache.grow(grown)
         return 0

@@ -1,9 +1,10 @@
-"""Shortcuts: INCR, MSET and HSET of one field, of keys whose row is at hand, without view, effects and plan.
+"""Shortcuts: INCR, MSET and HSET of one field, of keys that are at hand, without view, effects and plan.
 
 They are what ``dispatch.run_turns`` tries before the general path, for plain sessions on a plain single node, as it
 treats GET and SET. A shortcut does the whole request and returns its reply, or has changed nothing and returns None:
 then the general path runs it. It ends in the same primitives; ``tests/model/test_fast_path.py`` demands equal replies,
-log bytes and counters of both.
+contents and counters of both. Only how many elements a hash has is logged less often: fields that are put in turn,
+before anything else runs or the batch is committed, are counted once (``settle``).
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ from binascii import crc_hqx
 from collections.abc import Callable
 from typing import Any, Final
 
+from respkv.base.errors import CorruptionError, ReadMiss
+from respkv.base.ids import STRING
 from respkv.base.limits import KEY_BYTES_MAX
+from respkv.causality.hlc import pack_stamp
 from respkv.causality.record import BODY_AT, pack_string_head
 from respkv.commands.string import is_short_number
 from respkv.commands.table import CommandTable
 from respkv.keyspace.apply import LARGE_BYTES, Applier
 from respkv.keyspace.keys import RECORD_KEY_AT
+from respkv.keyspace.keyspace import TRIM_SHARE
 from respkv.keyspace.rows import HashRow, field_charge
 from respkv.metrics.registry import CommandStats, Registry
 from respkv.resp.reply import BULK_HEADS, OK, ONE, ZERO
@@ -35,9 +40,12 @@ assert 2 * _PAIRS_MAX * _BYTES_MAX < LARGE_BYTES
 
 
 class Shortcuts:
-    """The shortcuts of one node. The loop settles ``grown`` before anything else runs, and counts by ``take``."""
+    """The shortcuts of one node. The loop calls ``settle`` before anything else runs, and counts by ``take``."""
 
-    __slots__ = ("_applier", "_keyspace", "_stats", "by_word", "fields", "grown", "increments", "last", "sets")
+    __slots__ = (
+        "_applier", "_hits", "_keyspace", "_stats", "by_word", "counts", "fields", "grown", "increments", "last",
+        "sets",
+    )  # fmt: skip
 
     def __init__(self, applier: Applier, registry: Registry, table: CommandTable) -> None:
         self._applier = applier
@@ -45,6 +53,9 @@ class Shortcuts:
         self._stats: list[CommandStats] = [registry.command(name) for name in ("incr", "hset", "mset")]
         #: bytes that cached rows have grown by and the row cache does not know of
         self.grown = 0
+        #: hashes whose count is not logged yet, by internal key, with the HLC value that the last change took for it
+        self.counts: dict[bytes, tuple[HashRow, int]] = {}
+        self._hits = 0
         self.increments = self.fields = self.sets = 0
         #: the last command's name
         self.last = ""
@@ -60,38 +71,77 @@ class Shortcuts:
         """How many requests were served that are not counted yet."""
         return self.increments + self.fields + self.sets
 
+    def settle(self) -> int:
+        """Log the counts that wait for it; the bytes that cached rows have grown by, for the row cache."""
+        if self.counts:
+            node = self._keyspace.clock.node
+            for row, hlc in self.counts.values():
+                self._applier.write_count(row, pack_stamp(hlc, node))
+            self.counts = {}
+        grown, self.grown = self.grown, 0
+        return grown
+
     def take(self) -> list[tuple[CommandStats, int]]:
         """What is to be counted: each command's figures, and how often it was served."""
-        self._keyspace.cache.hits += self.increments + self.fields
+        self._keyspace.cache.hits += self._hits
         counted = list(zip(self._stats, (self.increments, self.fields, self.sets)))
-        self.increments = self.fields = self.sets = 0
+        self._hits = self.increments = self.fields = self.sets = 0
         return counted
 
     def increment(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: incr
-        """INCR of a short plain number that is at hand and does not expire."""
+        """INCR of a short plain number that does not expire and is cached or newly written, or of a new key."""
         if len(argv) != 2:
             return None
         key = argv[1]
-        row = rows.get(key) if isinstance(key, bytes) else None
-        if not isinstance(row, bytes) or _BRACE in key:
+        if not isinstance(key, bytes) or _BRACE in key:
             return None
-        text = row[row.index(10, BODY_AT) + 1 : -2]
-        if not is_short_number(text):
+        at = (crc_hqx(key, 0) & 16383) * RECORD_KEY_AT
+        internal = prefixes[at : at + RECORD_KEY_AT] + key
+        row = rows.get(key)
+        if isinstance(row, bytes):
+            old: bytes | None = row
+        else:
+            old = self._uncached(db, key, internal) if row is None else None
+        if old is None:
             return None
-        value = b"%d" % (int(text) + 1)
+        if old:
+            text = old[old.index(10, BODY_AT) + 1 : -2]
+            if not is_short_number(text):
+                return None
+            value = b"%d" % (int(text) + 1)
+        else:
+            value = b"1"
         keyspace = self._keyspace
         clock, engine = keyspace.clock, keyspace.engine
         clock.last += 1
         record = b"".join((pack_string_head(1, clock.last, clock.node), BULK_HEADS[len(value)], value, b"\r\n"))
-        at = (crc_hqx(key, 0) & 16383) * RECORD_KEY_AT
-        internal = prefixes[at : at + RECORD_KEY_AT] + key
-        rows[key] = record
-        engine.memtable.deferred.append(internal)
+        if row is None:
+            engine.memtable.table[internal] = record
+            keyspace.cache.misses += 1
+        else:
+            rows[key] = record
+            engine.memtable.deferred.append(internal)
+            self.grown += len(record) - len(old)
+            self._hits += 1
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
-        self.grown += len(record) - len(row)
         self.increments += 1
         self.last = "incr"
         return b":%b\r\n" % value
+
+    def _uncached(self, db: int, key: bytes, internal: bytes) -> bytes | None:  # HOT: incr
+        """The plain string that the memtable in use holds of a key without a young row; empty where the store has never
+        heard of the key; None where it takes more to find out."""
+        keyspace = self._keyspace
+        old_rows = keyspace.cache.old.get(db)
+        if (old_rows and key in old_rows) or len(key) > KEY_BYTES_MAX:
+            return None
+        record = keyspace.engine.memtable.table.get(internal)
+        if record is not None:
+            return record if record[0] == STRING and record[1:BODY_AT] > keyspace.floors.highest else None
+        try:
+            return b"" if keyspace.engine.get_listed(internal) is None else None
+        except (CorruptionError, ReadMiss):
+            return None
 
     def set_field(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: hset
         """HSET of one field that is at hand, or known to be new, and does not expire; nor does the hash."""
@@ -104,10 +154,13 @@ class Shortcuts:
         keyspace = self._keyspace
         if len(key) + len(field) > KEY_BYTES_MAX:
             return None
-        if not isinstance(row, HashRow) or row.expire_at_ms or row.charge > keyspace.cache.capacity // 16:
+        if not isinstance(row, HashRow) or row.expire_at_ms:
             return None
         old = row.fields.get(field)
         if (not isinstance(old, bytes) and (old is not None or not row.complete)) or len(value) >= LARGE_BYTES // 2:
+            return None
+        grown = len(value) - len(old) if isinstance(old, bytes) else field_charge(field, value)
+        if (row.charge + grown) * TRIM_SHARE > keyspace.cache.capacity:
             return None
         clock, engine = keyspace.clock, keyspace.engine
         clock.last += 1
@@ -117,14 +170,13 @@ class Shortcuts:
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
         row.fields[field] = value
         row.used_ms = keyspace.now_ms
+        self._hits += 1
         self.fields += 1
         self.last = "hset"
-        if isinstance(old, bytes):
-            grown = len(value) - len(old)
-        else:
-            grown = field_charge(field, value)
+        if not isinstance(old, bytes):
             row.count += 1
-            self._applier.write_count(db, key, row)
+            clock.last += 1
+            self.counts[row.internal] = row, clock.last
         if grown:
             row.charge += grown
             self.grown += grown

@@ -142,7 +142,7 @@ class Applier:
             if self.keyspace.watermark is not None and (db, key) in plan.begun and row.count > 0:
                 self._forget(db, key, row)
             else:
-                self.write_count(db, key, row)
+                self.write_count(row)
         for (db, key), known in plan.rows.items():
             if type(known) is HashRow:
                 self.keyspace.trim(db, key, known)
@@ -413,7 +413,7 @@ class Applier:
             keyspace.cache.adjust(db, key, row, field_charge(field, value) - before)
         if old is None:
             row.count += 1
-            self.write_count(db, key, row)
+            self.write_count(row)
         if keyspace.watching:
             self._touch(db, key)
         keyspace.trim(db, key, row)
@@ -486,10 +486,10 @@ class Applier:
         deleted = ZERO_STAMP if old is None else old[1:BODY_AT]
         return min(keyspace.stamp(), max(deleted, keyspace.floors.get(slot, db), keyspace.watermark(slot)))
 
-    def write_count(self, db: int, key: bytes, row: HashRow) -> None:
-        """Log how many elements a collection has."""
+    def write_count(self, row: HashRow, stamp: bytes = b"") -> None:
+        """Log how many elements a collection has; under ``stamp``, if one was taken when that changed."""
         keyspace = self.keyspace
-        stamp = keyspace.stamp()
+        stamp = stamp or keyspace.stamp()
         body = max(row.count, 0).to_bytes(8, "big") + row.count_stamp
         if row.count <= 0 and keyspace.husks is not None:
             keyspace.husks.suspect(row.internal)
@@ -550,7 +550,7 @@ class Applier:
             plan.rows[db, key] = row
             self._delete(db, key, plan)
         else:
-            self.write_count(db, key, row)
+            self.write_count(row)
             if keyspace.watching:
                 self._touch(db, key)
         if self.on_expired is not None:

@@ -46,6 +46,8 @@ _ACTORS: Final = keys.meta_key(b"actors")
 _CEILING: Final = keys.meta_key(b"hlc-ceiling")
 _EXPIRED_THROUGH: Final = keys.meta_key(b"expired-through")
 _LISTED_PER_CYCLE: Final = 1024
+#: The fields of a hash are kept in memory while it takes no more than this part of the row cache.
+TRIM_SHARE: Final = 8
 #: In an element count: other replicas have changed the collection too, whoever wants the number counts.
 UNKNOWN_COUNT: Final = b"\xff" * 8
 
@@ -291,8 +293,11 @@ class Keyspace:
             return None
         return with_floor(record, self.floors.get(keys.key_slot(internal), keys.key_db(internal)))
 
-    def load_row(self, db: int, key: bytes) -> Row | None:
-        """The row of a key that is not cached, from the engine, and into the cache; its time may have come."""
+    def load_row(self, db: int, key: bytes, *, lasting: bool = True) -> Row | None:
+        """The row of a key that is not cached, from the engine, and into the cache; its time may have come.
+
+        Not ``lasting``: a plain string that the memtable in use holds is found there as well, and stays there.
+        """
         internal = self.internal(db, key)
         # The row cache has been asked, so nothing is held for the engine.
         record = self._unless_gone(internal, self.engine.get_listed(internal))
@@ -302,7 +307,8 @@ class Keyspace:
             return self._load_siblings(db, key, internal, record)
         row = record if record[0] == STRING else self.build_row(internal, record)
         assert row is not None
-        self.cache.add(db, key, row)
+        if lasting or not isinstance(row, bytes) or internal not in self.engine.memtable.table:
+            self.cache.add(db, key, row)
         return row
 
     def build_row(self, internal: bytes, record: bytes) -> Row | None:
@@ -411,8 +417,8 @@ class Keyspace:
             self.cache.adjust(db, key, row, -field_charge(field, old))
 
     def trim(self, db: int, key: bytes, row: HashRow) -> None:
-        """Forget the fields of a row that takes more than an eighth of the cache."""
-        if row.charge > self.cache.capacity // 8:
+        """Forget the fields of a row that takes more than its share of the cache."""
+        if row.charge * TRIM_SHARE > self.cache.capacity:
             before = row.charge
             delta = row.forget_fields()
             row.charge = before  # adjust applies the change itself

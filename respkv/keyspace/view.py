@@ -222,7 +222,7 @@ class View:
         if row is None and not (old and key in old):
             # Counters that are seldom incremented: straight to the engine, and once.
             keyspace.cache.misses += 1
-            row = keyspace.load_row(self.db, key)
+            row = keyspace.load_row(self.db, key, lasting=False)
             if row is None:
                 if self.counting:
                     keyspace.misses += 1

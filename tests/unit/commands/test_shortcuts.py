@@ -6,18 +6,36 @@ from typing import Any
 
 import pytest
 
+from respkv.causality.record import BODY_AT
 from respkv.commands.shortcuts import Shortcut, Shortcuts
 from respkv.commands.table import build_table
+from respkv.keyspace.keys import SPACE_COUNT, SPACE_ELEMENT, count_key
 from respkv.metrics.registry import Registry
-from respkv.testing.node_driver import Client, NodeDriver, encode_request
+from respkv.storage.batch_scale import SPLIT_ENTRIES
+from respkv.storage.wal import read_closed, segment_path
+from respkv.storage.write_batch import iterate_payload
+from respkv.testing.node_driver import DIRECTORY, Client, NodeDriver, encode_request
 
 #: What was done before; the request; whether a shortcut serves it.
 CASES: dict[str, tuple[list[str], str, bool]] = {
     "a number": (["SET n 41", "GET n"], "INCR n", True),
     "in lower case": (["SET n 41", "GET n"], "incr n", True),
     "in odd case": (["SET n 41", "GET n"], "Incr n", False),
-    "a number that is not cached": (["SET n 41"], "INCR n", False),
-    "nothing": ([], "INCR n", False),
+    "a number that is not cached": (["SET n 41"], "INCR n", True),
+    "a number that was never cached": (["INCR n", "INCR n"], "INCR n", True),
+    "a number that is not cached, with a tag": (["SET {n} 41"], "INCR {n}", False),
+    "a number of the old generation": (["SET n 41", "GET n", "turn"], "INCR n", False),
+    "a number that was written before": (["SET n 41", "retire"], "INCR n", False),
+    "a number that lies in a table": (["SET n 41", "retire", "flush"], "INCR n", False),
+    "no number, not cached": (["SET n x"], "INCR n", False),
+    "a number that was deleted": (["SET n 5", "DEL n"], "INCR n", False),
+    "a number that was deleted before": (["SET n 5", "DEL n", "retire"], "INCR n", False),
+    "a number that was flushed": (["SET n 5", "FLUSHALL"], "INCR n", False),
+    "nothing": ([], "INCR n", True),
+    "nothing, beside a table": (["SET m 41", "retire", "flush"], "INCR n", True),
+    "nothing, after a flush": (["SET m 41", "FLUSHALL"], "INCR n", True),
+    "nothing of a long name": ([], "INCR " + "n" * 1_000_000, True),
+    "nothing of too long a name": ([], "INCR " + "n" * 1_100_000, False),
     "zero": (["SET n 0", "GET n"], "INCR n", True),
     "nines": (["SET n 99", "GET n"], "INCR n", True),
     "seventeen digits": (["SET n 99999999999999999", "GET n"], "INCR n", True),
@@ -77,6 +95,13 @@ def play(before: list[str], request: str, *, fast: bool) -> tuple[int, list[Any]
             driver.pass_time(20_000)
         elif line == "forget":
             node.keyspace.cache.peek(0, b"h").forget_fields()
+        elif line == "turn":
+            node.keyspace.cache.resize(1)
+            node.keyspace.cache.resize(1 << 20)
+        elif line == "retire":
+            assert node.engine.rotate()
+        elif line == "flush":
+            driver.work()
         else:
             client.send(encode_request(*line.split()))
     served: list[bool] = []
@@ -91,7 +116,7 @@ def play(before: list[str], request: str, *, fast: bool) -> tuple[int, list[Any]
         return run
 
     by_word.update({word: counted(shortcut) for word, shortcut in by_word.items()})
-    if "sleep" not in before:
+    if "sleep" not in before and "retire" not in before:
         driver.pass_time(3_000_000)
     last = node.keyspace.clock.last
     seen: list[Any] = [client.send(encode_request(*request.split())), node.keyspace.clock.last - last]
@@ -111,6 +136,48 @@ def test_a_shortcut_serves_what_is_its_own_and_leaves_the_rest(before: list[str]
     usual, quick = play(before, request_, fast=False), play(before, request_, fast=True)
     assert usual[0] == 0 and quick[0] == served
     assert quick[1] == usual[1]
+
+
+def test_new_fields_are_counted_once_before_anything_else_runs() -> None:
+    driver = NodeDriver()
+    client, engine = driver.connect(), driver.node.engine
+    names = [count_key(driver.node.keyspace.internal(0, owner)) for owner in (b"h", b"g")]
+
+    def logged() -> list[int]:
+        log = driver.fs.read_all(segment_path(DIRECTORY, engine.memtable.segment_id))
+        return [log.count(name) for name in names]
+
+    assert client.send(b"".join(encode_request("HSET", owner, "f", "v") for owner in "hg")) == b":1\r\n" * 2
+    assert logged() == [1, 1]
+    fields = [encode_request("HSET", owner, f"f{number}", "v") for number in range(5) for owner in "hg"]
+    assert client.send(b"".join(fields)) == b":1\r\n" * 10
+    assert logged() == [2, 2]
+    requests = [fields[0], encode_request("HSET", "h", "g", "v"), encode_request("HDEL", "h", "f")]
+    requests += [encode_request("HLEN", "h"), encode_request("HSET", "h", "new", "v"), encode_request("HLEN", "h")]
+    assert client.send(b"".join(requests)) == b":0\r\n:1\r\n:1\r\n:6\r\n:1\r\n:7\r\n"
+    assert logged() == [5, 2]
+    reopened = NodeDriver(fs=driver.fs.copy()).connect()
+    assert [reopened.call("HLEN", owner) for owner in "hg"] == [b":7\r\n", b":6\r\n"]
+
+
+def test_counts_are_in_the_record_of_the_log_that_has_the_fields() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    client.call("HSET", "h", "f", "v")
+    number = SPLIT_ENTRIES + 10  # A cycle of more is logged in parts.
+    assert client.send(b"".join(encode_request("HSET", "h", n, "v") for n in range(number))) == b":1\r\n" * number
+    held, counted = 0, 0
+    payloads: list[bytes] = []
+    path = segment_path(DIRECTORY, driver.node.engine.memtable.segment_id)
+    assert driver.node.engine.rotate()
+    read_closed(driver.fs, path, payloads.append)
+    for payload in payloads:
+        for key, record in iterate_payload(payload):
+            if key[0] == SPACE_COUNT:
+                counted = int.from_bytes(record[BODY_AT : BODY_AT + 8], "big")
+            held += key[0] == SPACE_ELEMENT
+        assert held == counted
+    assert held == number + 1 and len(payloads) > 2
 
 
 def test_a_command_by_another_name_has_none() -> None:
