@@ -196,7 +196,8 @@ class LocalRing:
             _write_private(node.path(".conf"), text)
         environment = dict(os.environ)
         if not command:
-            command = (sys.executable, "-m", "respkv")
+            # -P: not what lies in the working directory, a checkout that is not compiled, say.
+            command = (sys.executable, "-P", "-m", "respkv")
             root = str(Path(__file__).resolve().parents[2])
             environment["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         words = [*command, str(node.path(".conf")), *extra]

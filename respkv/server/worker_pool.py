@@ -29,8 +29,8 @@ _READ_BYTES: Final = 1 << 18
 
 
 def worker_command(nice: int) -> list[str]:
-    """The command line of a worker."""
-    return [sys.executable, "-m", "respkv.worker", str(nice)]
+    """The command line of a worker: this package's (-P), whatever lies in the working directory."""
+    return [sys.executable, "-P", "-m", "respkv.worker", str(nice)]
 
 
 def worker_environment() -> dict[str, str]:

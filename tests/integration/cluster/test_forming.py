@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
+import respkv
 from compat.load.clusters import is_free
 from tests.integration.cluster.conftest import FORM_S, SECRET, Ring, fact, low_port, running_ring, wait_until
 from tests.integration.conftest import ServerProcess, run_server
@@ -257,8 +258,14 @@ SMALL = ["--", "--memtable-bytes", "16mb", "--ballast-bytes", "1mb"]
 
 def command(directory: Path, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
     """Run respkv-cluster on a directory."""
-    given = [sys.executable, "-m", "respkv.cli.cluster", verb, "--dir", str(directory), *words]
-    return subprocess.run(given, capture_output=True, text=True, timeout=90)
+    # From a directory with another respkv in it, as where somebody works in a checkout.
+    decoy = directory.parent / "decoy" / "respkv"
+    decoy.mkdir(parents=True, exist_ok=True)
+    (decoy / "__init__.py").write_text("raise SystemExit('this is not the program that was installed')")
+    given = [sys.executable, "-P", "-m", "respkv.cli.cluster", verb, "--dir", str(directory), *words]
+    root = str(Path(respkv.__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root}
+    return subprocess.run(given, capture_output=True, text=True, timeout=90, cwd=decoy.parent, env=environment)
 
 
 def free_base(nodes: int = 2) -> int:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -153,11 +154,14 @@ def test_a_worker_that_cannot_be_started_is_tried_again(works: Works, monkeypatc
     assert works.results[1] == (2, {}, "")
 
 
-def test_the_real_worker_answers_and_ends_with_its_input() -> None:
+def test_the_real_worker_answers_and_ends_with_its_input(tmp_path: Path) -> None:
     from respkv.worker.protocol import FrameReader, encode_frame
 
+    # Another respkv in the working directory, as where the server was started in a checkout.
+    (tmp_path / "respkv").mkdir()
+    (tmp_path / "respkv" / "__init__.py").write_text("raise SystemExit(3)")
     process = subprocess.Popen(
-        worker_command(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=worker_environment(), cwd="/"
+        worker_command(1), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=worker_environment(), cwd=tmp_path
     )
     out, _ = process.communicate(encode_frame({"id": 9, "kind": "dance", "spec": {}}), timeout=30)
     assert process.returncode == 0
