@@ -4,7 +4,8 @@ The owner of the sockets numbers the links (no number is used twice), brings the
 arrives, and fetches frames; a simulator does the same without sockets. It
 
 - dials what ``wanted`` gives (``dialing``, then ``link_up`` or ``dial_failed``),
-- gives received frames to ``on_frames`` and closes the link on a ProtocolError,
+- gives received frames to ``on_frames``, says ``on_part`` where bytes came that end none, and closes the link on a
+  ProtocolError,
 - after the commit of each cycle empties ``dirty`` and sends, for each of those links, what ``next_frame`` gives,
 - closes the links in ``broken`` and empties it,
 - calls ``link_down`` for every link that has ended, whoever ended it.
@@ -108,7 +109,7 @@ class Mesh:
 
     Hooks, set by the node: ``clock()`` the HLC value for the heads of frames, ``receive(short, link, message)``,
     ``on_member(short, up)``, ``observe(short, clock)`` for the clock at the head of each frame of a member, and
-    ``heard(short, now_us)`` once for each arrival of frames from a member, before they are delivered.
+    ``heard(short, now_us)`` once for each arrival of bytes from a member, before frames are delivered.
     """
 
     __slots__ = (
@@ -418,6 +419,12 @@ class Mesh:
             entry.received += len(messages)
             for message in messages:
                 receive(short, link, message)
+
+    def on_part(self, link: int, now_us: int) -> None:
+        """Bytes of a frame have come, and it goes on: whoever sends them is alive, however long that takes."""
+        short = self.member_of(link)
+        if short:
+            self.heard(short, now_us)
 
     def refuse(self, short: int, reason: str) -> None:
         """A message that was taken from member ``short`` turns out to be one that a peer cannot send: its link is given

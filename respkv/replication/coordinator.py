@@ -42,8 +42,9 @@ class Coordinator:
     __slots__ = (
         "_all_collectors", "_asks_stand_ins", "_collectors", "_engine", "_live", "_meta_puts", "_open", "_own",
         "_own_from", "_peers_of", "_rounds", "_set_of", "_settled", "_stand_in_collectors", "_tables", "_tick_us",
-        "asks", "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads", "ready",
-        "replica", "slot_of", "spread_reads", "stand_in_reads", "stand_in_writes", "stand_ins", "told", "writes",
+        "_turn_of", "asks", "everywhere", "level", "levels_for", "me", "mine", "moved", "placement", "quorums", "reads",
+        "ready", "replica", "slot_of", "spread_reads", "stand_in_reads", "stand_in_writes", "stand_ins", "told",
+        "writes",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +99,8 @@ class Coordinator:
         self.everywhere = False
         #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
         self.told: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        #: by member: its place in the order in which this node asks others
+        self._turn_of: dict[int, int] = {}
         #: who stands in for replicas that are away, where that is wanted, and requests for which they were counted
         self.stand_ins = StandIns()
         self.stand_in_reads = self.stand_in_writes = 0
@@ -123,6 +126,8 @@ class Coordinator:
         """The ring is known. O(slots)."""
         self.placement, self.me, self.quorums, self.level = placement, me, quorums, level
         self.slot_of = placement.slot_of
+        members = sorted(placement.members, key=lambda short: (short <= me, short))
+        self._turn_of = {short: turn for turn, short in enumerate(members)}
         sets: dict[tuple[int, ...], int] = {}
         group_of, groups = placement.group_of, placement.groups
         peers_of = [tuple(sorted(short for short in group if short != me)) for group in groups]
@@ -168,9 +173,8 @@ class Coordinator:
             ready.append(self.me in group and len(asked) >= needed and reads <= 1)
             able_of.append(asked if reads == 1 else [])
         group_of = placement.group_of
-        # Neighbouring slots ask different peers, which spreads the work.
-        asks = [asked[slot % len(asked)] if (asked := able_of[group]) else None for slot, group in enumerate(group_of)]
-        return bytes([ready[group] for group in group_of]), asks
+        first = [min(asked, key=lambda each: self._turn_of[each.peer]) if asked else None for asked in able_of]
+        return bytes([ready[group] for group in group_of]), [first[group] for group in group_of]
 
     def _split_for_stand_ins(self) -> None:
         """The sets in which the write side counts: slots with different stand-ins are told apart. O(slots)."""
@@ -199,11 +203,14 @@ class Coordinator:
             self.stand_in_reads += 1
 
     def others(self, slot: int) -> Sequence[int]:
-        """The other live replicas of a slot, in ring order from a place that varies by slot."""
+        """The other live replicas of a slot: first those whose turn comes first after this node's.
+
+        So a node asks few others in each cycle (one, in a ring of three), and each is asked by as many.
+        """
         assert self.placement is not None
         able = [short for short in self.placement.table[slot] if short != self.me and self._live(short)]
-        turn = slot % len(able) if able else 0
-        return able[turn:] + able[:turn]
+        able.sort(key=self._turn_of.__getitem__)
+        return able
 
     def replicas(self, slot: int) -> Sequence[int]:
         """All replicas of a slot, dead or alive."""

@@ -355,6 +355,8 @@ class PeerLinks:
                 frames = reader.frames()
                 if frames:
                     self._mesh.on_frames(link.number, frames, self._reactor.now_us)
+                else:
+                    self._mesh.on_part(link.number, self._reactor.now_us)
             else:
                 self._shake(link, data)
         except ProtocolError as error:

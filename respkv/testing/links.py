@@ -48,6 +48,8 @@ class MeshPort(Protocol):
 
     def on_frames(self, link: int, frames: list[Frame], now_us: int) -> None: ...
 
+    def on_part(self, link: int, now_us: int) -> None: ...
+
     def next_frame(self, link: int) -> bytes | None: ...
 
 
@@ -233,6 +235,8 @@ class SimulatedLinks:
         frames = link.reader.frames()
         if frames:
             self._mesh.on_frames(link.number, frames, self._now_us())
+        else:
+            self._mesh.on_part(link.number, self._now_us())
 
     def _put(self, link: _Link, data: bytes) -> None:
         if data:

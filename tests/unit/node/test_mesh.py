@@ -256,6 +256,18 @@ def test_a_stranger_that_calls_itself_a_member() -> None:
     assert not low.ups and not low.clocks and not low.heard
 
 
+def test_who_sends_a_part_of_a_frame_was_heard() -> None:
+    low, high, stranger = Node(LOW), Node(HIGH), Node(LOW)
+    wire = Wire(low, high)
+    high.heard.clear()
+    high.mesh.on_part(wire.numbers[1], 77)
+    assert high.heard == [(LOW, 77)] and not high.received
+    stranger.mesh.link_up(1, Peer(node_id(9), NO_CLUSTER, 0, 1, 0), None, "h")
+    stranger.mesh.on_part(1, 78)
+    stranger.mesh.on_part(2, 78)
+    assert not stranger.heard, "nobody of the ring, and nobody at all"
+
+
 def test_who_left_the_ring_loses_its_link() -> None:
     low, high = Node(LOW), Node(HIGH)
     wire = Wire(low, high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from respkv.base.errors import CorruptionError
+from respkv.base.slots import SLOT_COUNT
 from respkv.causality.record import encode
 from respkv.keyspace import keys
 from respkv.replication.levels import ALL, QUORUM, Quorums
@@ -575,3 +576,32 @@ def test_reads_of_a_hot_key_take_turns() -> None:
     assert sorted(coordinator.spread(slot) for _ in range(6)) == [1, 1, 2, 2, 3, 3]
     group.part(1, 2)
     assert {coordinator.spread(slot) for _ in range(4)} == {1, 3}
+
+
+@pytest.mark.parametrize("nodes", [3, 5, 8])
+def test_a_node_asks_few_others_and_each_is_asked_as_much(nodes: int) -> None:
+    group = Group(nodes=nodes)
+    asked: dict[int, int] = dict.fromkeys(group.sides, 0)
+    for short, side in group.sides.items():
+        coordinator = side.coordinator
+        for slot in range(SLOT_COUNT):
+            if coordinator.ready[slot]:
+                ask = coordinator.asks[slot]
+                assert ask is not None and ask.peer == coordinator.others(slot)[0] != short
+                asked[ask.peer] += 1
+        peers = {ask.peer for slot, ask in enumerate(coordinator.asks) if coordinator.ready[slot] and ask is not None}
+        assert len(peers) <= nodes - 2
+    mean = sum(asked.values()) / nodes
+    assert all(0.7 * mean < count < 1.3 * mean for count in asked.values()), asked
+
+
+def test_who_is_away_is_not_asked_and_asked_again_when_it_is_back() -> None:
+    group = Group()
+    coordinator = group.sides[3].coordinator
+    usual = {each.peer for each in coordinator.asks if each is not None}
+    assert usual == {1}, "whose turn comes after its own"
+    group.part(1, 3)
+    assert {each.peer for each in coordinator.asks if each is not None} == {2}
+    group.cut.clear()
+    coordinator.refresh()
+    assert {each.peer for each in coordinator.asks if each is not None} == usual

@@ -348,6 +348,21 @@ def test_a_stale_sender_is_closed(make: Make, raw: MakeRaw) -> None:
     assert side.ups == [(7, True), (7, False)] and side.logged("which is over") == 2 and not side.received
 
 
+def test_a_frame_that_comes_slowly_is_a_sign_of_life(make: Make, raw: MakeRaw) -> None:
+    side, heard = make(1), list[int]()
+    side.mesh.became_member(first_ring(CLUSTER, seed=1, replicas=3, members=[*ring_of(side).members, member(7)]), 1)
+    peer = raw(side, 7, short=7).shake()
+    side.mesh.heard = lambda short, now_us: heard.append(short)
+    writer = FrameWriter()
+    writer.add(Writes(1, 0, bytes(10_000)))
+    frame = writer.take(7, 1, 0) or b""
+    for at in range(0, len(frame), 4000):
+        heard.clear()
+        peer.sock.sendall(frame[at : at + 4000])
+        until(lambda: bool(heard), side)
+        assert set(heard) == {7} and bool(side.received) == (at + 4000 >= len(frame))
+
+
 def test_frames_right_behind_the_handshake(make: Make, raw: MakeRaw) -> None:
     side = make(1)
     peer = raw(side)
