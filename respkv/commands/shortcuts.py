@@ -26,6 +26,7 @@ from respkv.keyspace.keyspace import TRIM_SHARE
 from respkv.keyspace.rows import HashRow, field_charge
 from respkv.metrics.registry import CommandStats, Registry
 from respkv.resp.reply import BULK_HEADS, OK, ONE, ZERO
+from respkv.storage.row_cache import charge_of
 from respkv.storage.write_batch import pack_lengths
 
 Rows = dict[bytes, Any]
@@ -89,7 +90,7 @@ class Shortcuts:
         return counted
 
     def increment(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: incr
-        """INCR of a short plain number that does not expire and is cached or newly written, or of a new key."""
+        """INCR of a short plain number that does not expire and is in memory, or of a new key."""
         if len(argv) != 2:
             return None
         key = argv[1]
@@ -98,10 +99,10 @@ class Shortcuts:
         at = (crc_hqx(key, 0) & 16383) * RECORD_KEY_AT
         internal = prefixes[at : at + RECORD_KEY_AT] + key
         row = rows.get(key)
-        if isinstance(row, bytes):
-            old: bytes | None = row
-        else:
-            old = self._uncached(db, key, internal) if row is None else None
+        cached = isinstance(row, bytes)
+        old: bytes | None = row if cached else None
+        if row is None:
+            old = self._uncached(db, key, internal)
         if old is None:
             return None
         if old:
@@ -115,33 +116,43 @@ class Shortcuts:
         clock, engine = keyspace.clock, keyspace.engine
         clock.last += 1
         record = b"".join((pack_string_head(1, clock.last, clock.node), BULK_HEADS[len(value)], value, b"\r\n"))
-        if row is None:
-            engine.memtable.table[internal] = record
-            keyspace.cache.misses += 1
-        else:
+        if cached:
             rows[key] = record
             engine.memtable.deferred.append(internal)
             self.grown += len(record) - len(old)
             self._hits += 1
+        else:
+            keyspace.cache.misses += 1
+            if not old or internal in engine.memtable.table:
+                engine.memtable.table[internal] = record
+            else:
+                # As the general path does with what comes from a table: from now on the cache holds its newest record.
+                rows[key] = record
+                engine.memtable.deferred.append(internal)
+                self.grown += charge_of(key, record)
         engine.batch += (pack_lengths(len(record), len(internal)), internal, record)
         self.increments += 1
         self.last = "incr"
         return b":%b\r\n" % value
 
     def _uncached(self, db: int, key: bytes, internal: bytes) -> bytes | None:  # HOT: incr
-        """The plain string that the memtable in use holds of a key without a young row; empty where the store has never
-        heard of the key; None where it takes more to find out."""
+        """The plain string that the engine holds of a key without a young row, if no block has to be read from disk and
+        the row cache has room for it; empty where the store has never heard of the key; None: none of that."""
         keyspace = self._keyspace
         old_rows = keyspace.cache.old.get(db)
         if (old_rows and key in old_rows) or len(key) > KEY_BYTES_MAX:
             return None
-        record = keyspace.engine.memtable.table.get(internal)
-        if record is not None:
-            return record if record[0] == STRING and record[1:BODY_AT] > keyspace.floors.highest else None
-        try:
-            return b"" if keyspace.engine.get_listed(internal) is None else None
-        except (CorruptionError, ReadMiss):
-            return None
+        record: bytes | None = keyspace.engine.memtable.table.get(internal)
+        if record is None:
+            try:
+                record = keyspace.engine.get_listed(internal)
+            except (CorruptionError, ReadMiss):
+                return None
+            if record is None:
+                return b""
+            if keyspace.cache.is_turning_soon:
+                return None
+        return record if record[0] == STRING and record[1:BODY_AT] > keyspace.floors.highest else None
 
     def set_field(self, db: int, rows: Rows, prefixes: bytes, argv: list[bytes]) -> bytes | None:  # HOT: hset
         """HSET of one field that is at hand, or known to be new, and does not expire; nor does the hash."""

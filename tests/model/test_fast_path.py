@@ -124,7 +124,9 @@ def play(seed: int, *, fast: bool) -> tuple[list[bytes], list[tuple[bytes, bytes
         replies.append(client.send(b"".join(encode_request(*argv) for argv in batch)))
         if rng.random() < 0.1:
             driver.pass_time(rng.randrange(1, 40) * 1000)
-    return replies, log_entries(driver), counters(driver)
+    driver.node.keyspace.cache.check_invariants()
+    reopened = NodeDriver(fs=driver.fs.copy(), memtable_bytes=memtable)
+    return replies, log_entries(driver) + log_entries(reopened), counters(driver)
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("RESPKV_SEEDS", "12"))))

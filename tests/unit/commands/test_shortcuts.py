@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
+from respkv.base.limits import KEY_BYTES_MAX
 from respkv.causality.record import BODY_AT
+from respkv.commands.dispatch import LARGE_RECORD_BYTES
 from respkv.commands.shortcuts import Shortcut, Shortcuts
 from respkv.commands.table import build_table
 from respkv.keyspace.keys import SPACE_COUNT, SPACE_ELEMENT, count_key
+from respkv.keyspace.keyspace import TRIM_SHARE
+from respkv.keyspace.rows import field_charge
 from respkv.metrics.registry import Registry
 from respkv.storage.batch_scale import SPLIT_ENTRIES
+from respkv.storage.sstable.format import HEADER_BYTES
 from respkv.storage.wal import read_closed, segment_path
 from respkv.storage.write_batch import iterate_payload
 from respkv.testing.node_driver import DIRECTORY, Client, NodeDriver, encode_request
@@ -25,8 +31,15 @@ CASES: dict[str, tuple[list[str], str, bool]] = {
     "a number that was never cached": (["INCR n", "INCR n"], "INCR n", True),
     "a number that is not cached, with a tag": (["SET {n} 41"], "INCR {n}", False),
     "a number of the old generation": (["SET n 41", "GET n", "turn"], "INCR n", False),
-    "a number that was written before": (["SET n 41", "retire"], "INCR n", False),
-    "a number that lies in a table": (["SET n 41", "retire", "flush"], "INCR n", False),
+    "a number that was written before": (["SET n 41", "retire"], "INCR n", True),
+    "a number that lies in a table": (["SET n 41", "retire", "flush"], "INCR n", True),
+    "a number in a table, a full cache": (["SET n 4", "retire", "flush", "SET m 1", "GET m", "fill"], "INCR n", False),
+    "a number in a table, expiring": (["SET n 41 PX 100000", "retire", "flush"], "INCR n", False),
+    "a number in a table, flushed": (["SET n 41", "retire", "flush", "FLUSHALL"], "INCR n", False),
+    "a number on the disk": (["SET n 41", "retire", "flush", "cold"], "INCR n", False),
+    "nothing on the disk": (["SET m 41", "retire", "flush", "cold"], "INCR n", True),
+    "a number in a damaged block": (["SET n 41", "retire", "flush", "damage"], "INCR n", False),
+    "a number whose use was asked for": (["SET n 41", "GET n", "OBJECT IDLETIME n"], "INCR n", False),
     "no number, not cached": (["SET n x"], "INCR n", False),
     "a number that was deleted": (["SET n 5", "DEL n"], "INCR n", False),
     "a number that was deleted before": (["SET n 5", "DEL n", "retire"], "INCR n", False),
@@ -63,6 +76,9 @@ CASES: dict[str, tuple[list[str], str, bool]] = {
     "a field that is not in memory": (["HSET h f v g v", "forget"], "HSET h f w", False),
     "a field that was read again": (["HSET h f v g v", "forget", "HGET h f"], "HSET h f w", True),
     "a field that nobody knows": (["HSET h f v g v", "forget"], "HSET h new w", False),
+    "a field of a hash that has no room": (["HSET h f v", "narrow"], "HSET h g v", False),
+    "a field that grows beyond the room": (["HSET h f v", "narrow"], "HSET h f longer", False),
+    "a field of a hash that has it": (["HSET h f v", "narrow"], "HSET h f w", True),
     "a hash that was emptied": (["HSET h f v", "HDEL h f"], "HSET h f w", False),
     "strings": (["SET a 1", "SET b 2", "GET a", "GET b"], "MSET a longer b x", True),
     "a string twice": (["SET a 1", "GET a"], "MSET a 2 a 33", True),
@@ -82,6 +98,13 @@ CASES: dict[str, tuple[list[str], str, bool]] = {
 }
 
 
+class AlwaysCold(random.Random):
+    """Nothing is in the page cache before it was read."""
+
+    def random(self) -> float:
+        return 0.0
+
+
 def play(before: list[str], request: str, *, fast: bool) -> tuple[int, list[Any]]:
     """How many requests a shortcut served of the last one, and all that can be seen of it."""
     driver = NodeDriver()
@@ -94,14 +117,28 @@ def play(before: list[str], request: str, *, fast: bool) -> tuple[int, list[Any]
         if line == "sleep":
             driver.pass_time(20_000)
         elif line == "forget":
-            node.keyspace.cache.peek(0, b"h").forget_fields()
+            row = node.keyspace.cache.peek(0, b"h")
+            charge, delta = row.charge, row.forget_fields()
+            row.charge = charge
+            node.keyspace.cache.adjust(0, b"h", row, delta)
         elif line == "turn":
             node.keyspace.cache.resize(1)
             node.keyspace.cache.resize(1 << 20)
         elif line == "retire":
             assert node.engine.rotate()
         elif line == "flush":
-            driver.work()
+            driver.pass_time(300_000)
+            assert node.engine.stats()["memtables_retired"] == 0 and node.engine.stats()["tables"]
+        elif line == "fill":
+            cache = node.keyspace.cache
+            cache.resize(2 * cache.young_charge)
+        elif line == "narrow":
+            node.keyspace.cache.resize(TRIM_SHARE * node.keyspace.cache.peek(0, b"h").charge)
+        elif line == "cold":
+            driver.fs.cold = AlwaysCold()
+        elif line == "damage":
+            (name,) = driver.fs.listdir(f"{DIRECTORY}/tables")
+            driver.fs.flip(f"{DIRECTORY}/tables/{name}", HEADER_BYTES + 40, 3)
         else:
             client.send(encode_request(*line.split()))
     served: list[bool] = []
@@ -127,7 +164,10 @@ def play(before: list[str], request: str, *, fast: bool) -> tuple[int, list[Any]
     key = request.split()[1]
     seen += [client.send(encode_request(*line.split())) for line in (f"GET {key}", f"HGETALL {key}", f"HLEN {key}")]
     seen += [client.send(encode_request(*f"{line} {key}".split())) for line in ("PTTL", "OBJECT IDLETIME")]
-    seen += sorted(node.engine.memtable.table.items())
+    # What is logged: what a node that is started on these files knows.
+    again = NodeDriver(fs=driver.fs.copy())
+    seen += sorted(again.node.engine.memtable.table.items())
+    seen += [again.connect().call("DBSIZE"), node.keyspace.cache.check_invariants()]
     return sum(served), seen
 
 
@@ -158,6 +198,86 @@ def test_new_fields_are_counted_once_before_anything_else_runs() -> None:
     assert logged() == [5, 2]
     reopened = NodeDriver(fs=driver.fs.copy()).connect()
     assert [reopened.call("HLEN", owner) for owner in "hg"] == [b":7\r\n", b":6\r\n"]
+
+
+def test_a_count_waits_also_where_nothing_has_grown() -> None:
+    driver = NodeDriver()
+    client = driver.connect()
+    client.call("HSET", "h", "a", "x" * 400)
+    grown = field_charge(b"b", b"")
+    requests = [("HSET", "h", "b", ""), ("HSET", "h", "a", "x" * (400 - grown)), ("DEL", "h")]
+    requests.append(("HSET", "h", "n", "1", "m", "2"))
+    assert client.send(b"".join(encode_request(*words) for words in requests)) == b":1\r\n:0\r\n:1\r\n:2\r\n"
+    record = driver.node.engine.get(count_key(driver.node.keyspace.internal(0, b"h")))
+    row = driver.node.keyspace.cache.peek(0, b"h")
+    assert record is not None and record[1:BODY_AT] > row.floor, "the count of the hash that was deleted came later"
+    assert record[BODY_AT : BODY_AT + 8] == (2).to_bytes(8, "big")
+
+
+def test_hashes_of_one_name_in_two_databases_are_counted_apart() -> None:
+    driver = NodeDriver()
+    one, two = driver.connect(), driver.connect()
+    two.call("SELECT", 1)
+    for client in (one, two):
+        client.call("HSET", "h", "f", "v")
+    one.parser.feed(b"".join(encode_request("HSET", "h", f"f{number}", "v") for number in range(2)))
+    two.parser.feed(b"".join(encode_request("HSET", "h", f"f{number}", "v") for number in range(5)))
+    driver.run_together([one, two])
+    again = NodeDriver(fs=driver.fs.copy()).connect()
+    assert again.call("HLEN", "h") == b":3\r\n"
+    assert again.send(encode_request("SELECT", 1) + encode_request("HLEN", "h")) == b"+OK\r\n:6\r\n"
+
+
+def test_a_turn_after_a_commit_within_the_cycle_writes_to_the_new_memtable(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = NodeDriver()
+    node, one, two = driver.node, driver.connect(), driver.connect()
+    for words in (("SET", "n", 5), ("SET", "new", 1), ("HSET", "h", "f", "v")):
+        two.call(*words)
+
+    def relieve() -> None:
+        node.commit()
+        assert node.engine.rotate()
+
+    monkeypatch.setattr(node.dispatcher.server, "relieve", relieve, raising=False)
+    one.parser.feed(encode_request("SET", "big", "v" * (LARGE_RECORD_BYTES - 9)))
+    requests = (("INCR", "n"), ("SET", "new", 2), ("HSET", "h", "g", "v"), ("INCR", "absent"))
+    two.parser.feed(b"".join(encode_request(*words) for words in requests))
+    driver.run_together([one, two])
+    again = NodeDriver(fs=driver.fs.copy()).connect()
+    expected = [b"$1\r\n6\r\n", b"$1\r\n2\r\n", b"$1\r\n1\r\n"]
+    assert [again.call("GET", key) for key in ("n", "new", "absent")] == expected
+    assert again.call("HLEN", "h") == b":2\r\n"
+    driver.pass_time(300_000)
+    assert not node.engine.stats()["memtables_retired"], "the first memtable is a table now, made of its log"
+    node.keyspace.cache.clear_all()
+    two.received = b""
+    assert [two.call("GET", key) for key in ("n", "new", "absent")] == expected
+
+
+def test_where_a_counter_is_kept() -> None:
+    driver = NodeDriver()
+    client, cache = driver.connect(), driver.node.keyspace.cache
+    for command in (("INCR", "n"), ("INCR", "n"), ("INCRBY", "n", 5)):
+        client.call(*command)
+        assert cache.peek(0, b"n") is None, "the memtable has it"
+    client.call("GET", "n")
+    assert cache.peek(0, b"n") is not None
+    for command in (("INCR", "m"), ("INCRBY", "l", 2)):
+        client.call(*command)
+    assert driver.node.engine.rotate()
+    for command in (("INCR", "m"), ("INCRBY", "l", 2)):
+        client.call(*command)
+        assert cache.peek(0, command[1].encode()) is not None, "it would have to be read from a table each time"
+        cache.check_invariants()
+    client.call("SET", "t", 5, "PX", 100_000)
+    client.call("INCR", "t")
+    assert cache.peek(0, b"t") is not None, "what expires is not served from the memtable"
+
+
+def test_a_key_that_is_too_long_is_left_alone() -> None:
+    shortcuts, prefixes = NodeDriver().node.dispatcher._shortcuts, bytes(5 * 16384)
+    assert shortcuts.increment(0, {}, prefixes, [b"INCR", bytes(KEY_BYTES_MAX + 1)]) is None
+    assert shortcuts.increment(0, {}, prefixes, [b"INCR", bytes(KEY_BYTES_MAX)]) == b":1\r\n"
 
 
 def test_counts_are_in_the_record_of_the_log_that_has_the_fields() -> None:
