@@ -12,6 +12,9 @@ GIB: Final = 1 << 30
 #: last key, and no request with one of them is a fast SET (``resp/careful.LARGE_ARGUMENT_BYTES``).
 KEY_BYTES_MAX: Final = MIB
 
+#: What one command or transaction may write: it is one record of the log, whose length has four bytes.
+RECORD_BYTES_MAX: Final = 2 * GIB
+
 #: Requests of one connection that run before the others get their turn.
 COMMANDS_PER_TURN: Final = 1024
 #: A cycle stops executing after this long, microseconds; what is ready then is ready in the next one too.

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from respkv.base.errors import CommandError
 from respkv.base.ids import HASH, STRING
-from respkv.base.limits import KEY_BYTES_MAX
+from respkv.base.limits import KEY_BYTES_MAX, RECORD_BYTES_MAX
 from respkv.base.slots import SLOT_COUNT, hash_tag
 from respkv.causality import siblings
 from respkv.causality.hlc import ZERO_STAMP, pack_stamp
@@ -48,7 +48,7 @@ from respkv.keyspace.rows import (
     string_row,
 )
 from respkv.keyspace.sibling_writes import SiblingWrites
-from respkv.resp.errors import DISK_FULL, KEY_TOO_LONG
+from respkv.resp.errors import DISK_FULL, KEY_TOO_LONG, TOO_MUCH_AT_ONCE
 from respkv.resp.reply import BULK_HEADS
 from respkv.storage.write_batch import pack_lengths
 
@@ -185,9 +185,9 @@ class Applier:
         return plan
 
     def _make_room(self, size: int) -> None:
-        """Before anything has changed: CommandError when the disk has no room for ``size`` bytes of log."""
-        if not self.has_room(size):
-            raise CommandError(DISK_FULL)
+        """Before anything has changed: CommandError when a record of the log, or the disk, has no room for so much."""
+        if size > RECORD_BYTES_MAX or not self.has_room(size):
+            raise CommandError(TOO_MUCH_AT_ONCE if size > RECORD_BYTES_MAX else DISK_FULL)
 
     def has_room(self, size: int) -> bool:
         """Whether the disk has room for ``size`` bytes of log. What is not large has, unless the disk is full."""

@@ -99,8 +99,7 @@ class Coordinator:
         self.everywhere = False
         #: by level: what RKV.LASTOP tells of a GET, and of a SET, of the fast path
         self.told: list[tuple[dict[str, Any], dict[str, Any]]] = []
-        #: by member: its place in the order in which this node asks others
-        self._turn_of: dict[int, int] = {}
+        self._turn_of: dict[int, int] = {}  # by member: its place in the order in which this node asks others
         #: who stands in for replicas that are away, where that is wanted, and requests for which they were counted
         self.stand_ins = StandIns()
         self.stand_in_reads = self.stand_in_writes = 0
@@ -117,8 +116,7 @@ class Coordinator:
         self._open: dict[Round, None] = {}
         self._own: list[bytes] = []
         self._own_from = -1
-        self._meta_puts = 0
-        self._tick_us = 0
+        self._meta_puts = self._tick_us = 0
 
     # -- the ring ----------------------------------------------------------------------------------
 

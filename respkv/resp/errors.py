@@ -67,6 +67,9 @@ KEY_TOO_LONG: Final = error(
     b"ERR key is too long (limit 1 MiB, the name of a hash field included); nothing was changed. Use a hash of it"
     b" as the key, and keep the rest in the value."
 )
+TOO_MUCH_AT_ONCE: Final = error(
+    b"ERR one command or transaction writes more than 2 GiB; nothing was changed. Split it into smaller ones."
+)
 NO_REPLICAS: Final = error(
     b"NOREPLICAS Not enough replicas of the key can be reached for this consistency level; nothing was changed."
     b" Try again, or use a lower level (RKV.LEVEL eventual)."

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from respkv.base.errors import ReadMiss
+from respkv.base.errors import CommandError, ReadMiss
 from respkv.base.ids import HASH, STRING, TOMBSTONE
 from respkv.causality.record import decode, expired_form, tombstone
 from respkv.keyspace import effects as fx
@@ -551,3 +551,19 @@ def test_an_element_that_outlived_its_hash_shows_again_when_the_hash_begins_anew
     rig.keyspace.cache.clear_all()
     found = rig.view().hash(b"k")
     assert found is not None and found.count() == 2
+
+
+@pytest.mark.parametrize("kind", ["strings", "string and field", "fields"])
+def test_more_than_a_record_of_the_log_holds_is_refused(kind: str) -> None:
+    rig = Rig()
+    rig.fs.capacity = 1 << 40
+    rig.apply(fx.put(0, b"a", b"old"), fx.put_element(0, b"h", HASH, b"f", b"old"))
+    value = bytes(1 << 20)  # One for all: what is refused was not copied.
+    strings = [fx.put(0, b"a%d" % number, value) for number in range(2048)]
+    fields = [fx.put_element(0, b"h", HASH, b"f%d" % number, value) for number in range(2048)]
+    effects = {"strings": strings, "fields": fields, "string and field": [*strings, fields[0]]}[kind]
+    logged = len(rig.engine.batch), dict(rig.engine.memtable.table)
+    with pytest.raises(CommandError, match="writes more than 2 GiB"):
+        rig.applier.apply(effects)
+    assert logged == (len(rig.engine.batch), dict(rig.engine.memtable.table))
+    rig.applier.apply(effects[:8])
