@@ -23,7 +23,9 @@ RUN ln -s respkv-server /usr/local/bin/redis-server \
     && ln -s respkv-server /usr/local/bin/respkv \
     && chmod 0755 /usr/local/bin/docker-entrypoint.sh \
     && python -m compileall -q /usr/local/lib/python3.11/site-packages/respkv
-ENV PYTHONUNBUFFERED=1
+# A container's network is its own, and clients always come from elsewhere: however the server is started there, its
+# protected mode is off unless a file or an option asks for it.
+ENV PYTHONUNBUFFERED=1 RESPKV_PROTECTED_MODE=no
 VOLUME /data
 WORKDIR /data
 ENTRYPOINT ["docker-entrypoint.sh"]

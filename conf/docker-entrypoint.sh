@@ -12,27 +12,6 @@ redis-server | respkv-server | respkv)
 		find . \! -user redis -exec chown redis '{}' +
 		exec setpriv --reuid=redis --regid=redis --clear-groups "$0" "$@"
 	fi
-	# A container's network is its own and clients always come from elsewhere, so the protected mode is off
-	# unless it is asked for. Later options win, so it stands before those that were given.
-	program="$1"
-	shift
-	case "${1:-}" in
-	-)
-		# The sign for standard input counts in the first place only.
-		shift
-		set -- "$program" - --protected-mode no "$@"
-		;;
-	'' | -*) set -- "$program" --protected-mode no "$@" ;;
-	*)
-		if [ -r "$1" ] && ! grep -Eqi '^[[:space:]]*protected-mode[[:space:]]' "$1"; then
-			file="$1"
-			shift
-			set -- "$program" "$file" --protected-mode no "$@"
-		else
-			set -- "$program" "$@"
-		fi
-		;;
-	esac
 	# Data is for the server's eyes only, unless the mask was set on purpose.
 	if [ "$(umask)" = '0022' ]; then
 		umask 0077

@@ -12,7 +12,10 @@ from respkv.base.build import is_compiled
 from respkv.cli import options
 from respkv.commands.table import build_table
 from respkv.config import parser
+from respkv.config.kinds import ConfigError, Value
+from respkv.config.parser import parse_line
 from respkv.config.reading import FileReader
+from respkv.config.schema import DIRECTIVES
 from respkv.config.store import ConfigStore
 from respkv.env.posix import PosixFileSystem, SystemClock
 from respkv.server import huge_pages, process
@@ -20,11 +23,15 @@ from respkv.server.lifecycle import Server, StartError
 from respkv.server.server_log import ServerLog
 
 _DEFAULT_PIDFILE = "/var/run/redis.pid"
+#: The default of ``protected-mode``: images set it to "no", since a container's clients always come from elsewhere.
+PROTECTED_MODE = "RESPKV_PROTECTED_MODE"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the server; the exit status."""
     process.open_standard_files()
+    if os.getpid() == 1:
+        _let_signals_end_it()
     program = os.path.basename(sys.argv[0]) or "respkv-server"
     if program == "__main__.py":
         program = "respkv-server"
@@ -60,13 +67,36 @@ def _load_config(invocation: options.Invocation, reader: FileReader, log: Server
             path=path,
             path_lines=file_text.count("\n") + (not file_text.endswith("\n")),
         )
+        values = {**_defaults(), **loaded.values}
     except parser.ConfigFileError as error:
         sys.stderr.write(error.report)
+        return None
+    except ConfigError as error:
+        sys.stderr.write(f"{PROTECTED_MODE} in the environment: {error}\n")
         return None
     except parser.ConfigReadError as error:
         log("warning", error.report)
         return None
-    return ConfigStore(loaded.values, renamed=loaded.renamed, path=path)
+    return ConfigStore(values, renamed=loaded.renamed, path=path)
+
+
+def _defaults() -> dict[str, Value]:
+    """Values that the environment gives, for what no file and no option says otherwise. ConfigError."""
+    word = os.environ.get(PROTECTED_MODE)
+    return {} if word is None else {"protected-mode": parse_line(DIRECTIVES["protected-mode"], [word], True)}
+
+
+def _let_signals_end_it() -> None:
+    """Until the loop has its own handlers: nothing has been promised yet.
+
+    The kernel keeps the default actions of signals from process 1, which a server in a container is.
+    """
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.SIG_DFL if os.getpid() != 1 else _end)
+
+
+def _end(number: int, frame: object) -> None:
+    os._exit(128 + number)
 
 
 def _standard_input() -> str:
@@ -79,9 +109,7 @@ def _serve(
 ) -> int:
     for name in (signal.SIGHUP, signal.SIGPIPE):
         signal.signal(name, signal.SIG_IGN)
-    # Until the loop has its own handlers both end the process, as nothing has been promised yet.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    _let_signals_end_it()
     executable = os.path.abspath(sys.argv[0])
     directory = config.string("dir")
     try:
@@ -89,6 +117,7 @@ def _serve(
     except OSError as error:
         log("warning", f"Can't chdir to '{directory}': {error.strerror}")
         return 1
+    config.resolve("dir", os.getcwd())
     log.path, log.level = config.string("logfile"), config.string("loglevel")
     problem = log.check_writable()
     if problem:

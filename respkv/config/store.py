@@ -47,6 +47,10 @@ class ConfigStore:
         self.renamed: dict[str, str] = dict(renamed or {})
         self.path = path
 
+    def resolve(self, name: str, value: Value) -> None:
+        """What a value turned out to mean at the start, a path from where the process was, say."""
+        self._values[name] = value
+
     # Reading
 
     def value(self, name: str) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -148,3 +151,32 @@ def test_clients_are_served_while_the_last_snapshot_is_made_and_abort_works(star
     with pytest.raises(redis.ResponseError, match="No shutdown in progress"):
         client.execute_command("SHUTDOWN", "ABORT")
     assert client.ping()
+
+
+def test_the_first_process_of_a_container_ends_before_it_serves() -> None:
+    """The kernel keeps the default action of a signal from process 1."""
+    words = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if shutil.which("unshare") is None or subprocess.run([*words, "true"], capture_output=True).returncode:
+        pytest.skip("no process namespace can be made here (needs root)")
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    # It waits for its configuration, at the very start.
+    outer = subprocess.Popen([*words, sys.executable, "-m", "respkv", "-"], stdin=subprocess.PIPE, env=environment)
+    try:
+        children = Path(f"/proc/{outer.pid}/task/{outer.pid}/children")
+        give_up = time.monotonic() + 20
+        while not (found := children.read_text().split()) or not _handles(int(found[0]), signal.SIGTERM):
+            assert time.monotonic() < give_up, "it has no handler of its own"
+            time.sleep(0.01)
+        os.kill(int(found[0]), signal.SIGTERM)
+        assert outer.wait(timeout=10) == 128 + signal.SIGTERM
+    finally:
+        outer.kill()
+        outer.communicate()
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("SigCgt:"):
+            return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False

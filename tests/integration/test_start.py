@@ -256,3 +256,26 @@ def test_a_start_that_fails_leaves_no_pid_file(tmp_path: Path) -> None:
         )
     assert_refused(result, f"Failed listening on port {port} (metrics), aborting.")
     assert not pidfile.exists()
+
+
+def test_the_environment_gives_the_default_of_a_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As images do, where clients always come from elsewhere. What a file or an option says counts more."""
+    monkeypatch.setenv("RESPKV_PROTECTED_MODE", "no")
+    included = tmp_path / "included.conf"
+    included.write_text("protected-mode yes\n")
+    for directives, expected in (({}, "no"), ({"protected-mode": "yes"}, "yes"), ({"include": included}, "yes")):
+        server = ServerProcess(tmp_path, **directives)
+        try:
+            with server.start().client() as client:
+                assert client.config_get("protected-mode") == {"protected-mode": expected}
+            assert server.stop() == 0
+        finally:
+            server.end()
+    assert run_server("--version").returncode == 0
+    monkeypatch.setenv("RESPKV_PROTECTED_MODE", "perhaps")
+    refused = run_server("--port", "0")
+    assert_refused(refused, "RESPKV_PROTECTED_MODE in the environment: argument must be 'yes' or 'no'\n")
+
+
+def test_the_directory_is_told_as_it_is(start_server: Callable[..., ServerProcess], tmp_path: Path) -> None:
+    assert start_server().client().config_get("dir") == {"dir": str(tmp_path / "data")}
