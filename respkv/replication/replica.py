@@ -392,17 +392,19 @@ class Replica:
         floor = element_floor(keyspace.engine.get(owner))
         # The first count of a collection names its floor.
         last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
+        number = record[BODY_AT : BODY_AT + 8]
         follows = record[BODY_AT + 8 : BODY_AT + 18] == last
-        if not self._husks.suspect_count(internal, record) and (not follows or kind != FOREGROUND):
+        known = follows and kind == FOREGROUND and number != UNKNOWN_COUNT
+        if not self._husks.suspect_count(internal, record) and not known:
             self._husks.suspect(owner)
-        if not follows or kind != FOREGROUND:
+        if not known:
             record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
         db, key = keys.key_db(internal), keys.user_key(internal)
         row = keyspace.cache.peek(db, key)
         if type(row) is HashRow:
-            if follows and kind == FOREGROUND:
-                row.count = int.from_bytes(record[BODY_AT : BODY_AT + 8], "big")
+            if known:
+                row.count = int.from_bytes(number, "big")
                 row.count_stamp = record[1:BODY_AT]
             else:
                 keyspace.cache.drop(db, key)

@@ -21,6 +21,7 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.apply import EVERYTHING
 from respkv.keyspace.conflicts import Conflicts
+from respkv.keyspace.keyspace import UNKNOWN_COUNT
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.survivors import Survivors
 from respkv.replication.payload import entries_of
@@ -155,6 +156,33 @@ def history(side: Side) -> list[bytes]:
         encode_entry(owner, tombstone(pack_stamp(hlc + 5, 3))),
         encode_entry(F, encode(STRING, pack_stamp(hlc + 9, 2), b"new")),
     ]
+
+
+def test_a_count_that_nobody_knows_is_not_taken_for_a_number() -> None:
+    """A hash that has become empty and was read begins again: who began it says that it has not been counted."""
+    side = Group(alone=1).sides[1]
+    hlc, owner = side.rig.keyspace.clock.last + 1000, keys.record_key(0, b"h")
+    floor = pack_stamp(hlc - 1, 0)
+
+    def count(at: int, number: bytes, before: bytes) -> bytes:
+        return encode_entry(keys.count_key(owner), encode(STRING, pack_stamp(hlc + at, 2), number + before))
+
+    begun = encode_entry(owner, encode(HASH, pack_stamp(hlc, 2), floor))
+    field = encode_entry(F, encode(STRING, pack_stamp(hlc + 1, 2), b"x"))
+    assert side.replica.apply(FOREGROUND, begun + field + count(2, (1).to_bytes(8, "big"), floor), 2) == ()
+    gone = encode_entry(F, tombstone(pack_stamp(hlc + 3, 2))) + count(4, bytes(8), pack_stamp(hlc + 2, 2))
+    assert side.replica.apply(FOREGROUND, gone, 2) == ()
+    side.end_cycle()
+    assert side.rig.keyspace.row(0, b"h") is None
+    row = side.rig.keyspace.cache.peek(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 0
+    again = encode_entry(G, encode(STRING, pack_stamp(hlc + 5, 2), b"y"))
+    assert side.replica.apply(FOREGROUND, again + count(6, UNKNOWN_COUNT, pack_stamp(hlc + 4, 2)), 2) == ()
+    row = side.rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 1
+    side.rig.apply(fx.put_element(0, b"h", HASH, b"new", b"z"))
+    row = side.rig.keyspace.row(0, b"h")
+    assert isinstance(row, HashRow) and row.count == 2
 
 
 @pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
