@@ -185,15 +185,15 @@ class Witness:
         old = log.held.get(key)
         if old is None or old == record:
             return
-        if stamp < old[1:BODY_AT]:
-            owner = log.held.get(keys.element_owner(key)[0]) if key[0] == keys.SPACE_ELEMENT else None
-            if key[0] == keys.SPACE_ELEMENT and old[1:BODY_AT] <= element_floor(owner):
-                return  # What was hidden may have been forgotten.
-            if log.floors.hides(keys.key_slot(key), keys.key_db(key), old[1:BODY_AT]):
-                return
-            self._problem(node, key, f"logs {stamp.hex()} over {old[1:BODY_AT].hex()}, which is newer")
-        elif stamp == old[1:BODY_AT] and not may_follow(old, record):
+        if stamp > old[1:BODY_AT] or (stamp == old[1:BODY_AT] and may_follow(old, record)):
+            return
+        owner = log.held.get(keys.element_owner(key)[0]) if key[0] == keys.SPACE_ELEMENT else None
+        if key[0] == keys.SPACE_ELEMENT and old[1:BODY_AT] <= element_floor(owner):
+            return  # What was hidden may have been forgotten, and comes again from who has not.
+        if stamp == old[1:BODY_AT]:
             self._problem(node, key, f"logs two different records under {stamp.hex()}")
+        elif not log.floors.hides(keys.key_slot(key), keys.key_db(key), old[1:BODY_AT]):
+            self._problem(node, key, f"logs {stamp.hex()} over {old[1:BODY_AT].hex()}, which is newer")
 
     def _problem(self, node: str, key: bytes, text: str) -> None:
         if len(self.problems) < _PROBLEMS_MAX:

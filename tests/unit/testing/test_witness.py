@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from respkv.base.ids import HASH, STRING
 from respkv.causality.hlc import pack_stamp
 from respkv.causality.record import encode, expired_form, tombstone
@@ -101,6 +103,16 @@ def test_a_hidden_element_may_be_forgotten_and_come_again() -> None:
     log.write(encode_entry(KEY, tombstone(stamp(4))))
     log.write(encode_entry(ELEMENT, encode(STRING, stamp(2), b"late")))
     assert log.witness.problems == []
+
+
+@pytest.mark.parametrize("floor_at", [2, 3])
+def test_a_hidden_element_that_had_expired_may_come_again_as_it_was(floor_at: int) -> None:
+    log = Log()
+    timed = encode(STRING, stamp(3), b"v", 1000)
+    log.write(encode_entry(KEY, encode(HASH, stamp(4), stamp(floor_at))))
+    for record in (timed, expired_form(timed), timed):
+        log.write(encode_entry(ELEMENT, record))
+    assert len(log.witness.problems) == (floor_at < 3)
 
 
 def test_what_a_crash_took_back_is_gone() -> None:
