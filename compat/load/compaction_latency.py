@@ -1,8 +1,9 @@
 """What a running compaction does to the latency of GET at half load.
 
-``python -m compat.load.compaction_latency`` fills respkv, finds its full speed for GET, then drives it at half of that
-together with enough SET to keep flushes and compactions coming. A probe times single GETs; each is put down
-to "busy" or "quiet" by whether the workers used the processor in its tenth of a second.
+``python -m compat.load.compaction_latency`` fills respkv, reads every key once (not with ``--cold``), finds its full
+speed for GET, then drives it at half of that together with enough SET to keep flushes and compactions coming. A probe
+times single GETs; each is put down to "busy" or "quiet" by whether the workers used the processor in its tenth of a
+second.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from compat.load import redis_benchmark
-from compat.load.connection import ServerError, fill
+from compat.load.connection import ServerError, fill, read_all
 from compat.load.figures import summary_ms
 from compat.load.metrics_page import fetch_metrics
 from compat.load.probe import random_get, run_probe
@@ -105,6 +106,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         server.start()
         fill(server.port, options.keys, value_bytes=options.value_bytes)
         server.wait_idle(options.idle_wait)
+        if not options.cold:
+            read_all(server.port, options.keys, value_bytes=options.value_bytes)
         speed = full_speed(server, options)
         before = fetch_metrics(metrics_port)
         report = drive(server, speed / 2, options)
@@ -129,6 +132,7 @@ def parse_options(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--sets-per-second", type=float, default=5000.0)
     parser.add_argument("--memtable-bytes", default="4mb", help="small, so that compactions come often")
     parser.add_argument("--probe-interval-ms", type=float, default=2.0)
+    parser.add_argument("--cold", action="store_true", help="without reading every key before")
     parser.add_argument("--idle-wait", type=float, default=60.0)
     parser.add_argument("--respkv-server", default=default_respkv_command(), metavar="CMD")
     parser.add_argument("--respkv-options", default="", help="further options, as one word")

@@ -134,6 +134,7 @@ class Duties:
         node.refresh_refusal()
         counts = node.keyspace.counts
         counts.follow()
+        counts.sample()
         counts.save_if_due()
         node.look_at_pace()
         more = self._settle_some()

@@ -17,7 +17,7 @@ from respkv.causality.record import encode, expired_form, tombstone
 from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.count_job import count_job
-from respkv.keyspace.counts import add_to, pack_sums, state_of, unpack_sums
+from respkv.keyspace.counts import SAMPLE_KEYS, SAMPLED_AT_ONCE, add_row, add_to, pack_sums, state_of, unpack_sums
 from respkv.keyspace.floors import FlushFloors
 from respkv.storage.jobs import no_pause
 from tests.unit.keyspace.rig import Rig
@@ -129,6 +129,51 @@ def test_an_estimate_over_overwritten_keys_is_near() -> None:
     rotate(rig)
     assert 2600 <= rig.keyspace.counts.total(0) <= 3400
     assert rig.total() == 3000
+
+
+def test_the_sample_behind_an_estimate_grows_with_time() -> None:
+    """Nine of ten keys are new, but those that were written last, which are looked at first, are old."""
+    rig = Rig(memtable_bytes=1 << 24)
+    rig.apply(*many(0, 100))
+    rig.total()
+    rig.flush()
+    rig.apply(*many(100, 1000), *(fx.put(0, b"k%d" % n, b"w") for n in range(SAMPLED_AT_ONCE)))
+    rotate(rig)
+    counts = rig.keyspace.counts
+    assert counts.older[-1].sampled == SAMPLED_AT_ONCE and counts.total(0) == 100
+    counts.sample()
+    assert counts.older[-1].sampled == 2 * SAMPLED_AT_ONCE and counts.total(0) == 100 + (900 + SAMPLED_AT_ONCE) // 2
+    for _ in range(10):
+        counts.sample()
+    assert counts.older[-1].sampled == SAMPLE_KEYS
+    assert rig.total() == 1000
+    counts.sample()
+    assert counts.older[-1].estimate == {}
+
+
+def test_a_sample_made_before_a_flush_says_nothing_after_it() -> None:
+    rig = Rig(memtable_bytes=1 << 24)
+    rig.apply(*many(0, 1000), *(fx.put(3, b"k%d" % n, b"v") for n in range(10)))
+    rotate(rig)
+    counts = rig.keyspace.counts
+    rig.apply(fx.flush(0))
+    counts.sample()
+    assert counts.total(0) == 0
+
+
+@pytest.mark.parametrize("count", [3, 5000])
+def test_a_row_of_few_or_many_cells_is_added(count: int) -> None:
+    rng = random.Random(count)
+    sums: dict[int, array[int]] = {}
+    row = array("q", bytes(8 * SLOT_COUNT))
+    for slot in rng.sample(range(SLOT_COUNT), count):
+        row[slot] = rng.randrange(-5, 6)
+    add_row(sums, 1, array("q", bytes(8 * SLOT_COUNT)))
+    assert sums == {}
+    add_row(sums, 1, row)
+    add_row(sums, 1, row)
+    assert sums == {1: array("q", [2 * cell for cell in row])}
+    assert sums[1] is not row
 
 
 def test_an_estimate_is_of_what_is_not_settled_yet() -> None:
