@@ -465,10 +465,11 @@ class Applier:
         self.keyspace.cache.drop(db, key)
         self.recount(row.internal, row.count_stamp)
 
-    def recount(self, owner: bytes, before: bytes = ZERO_STAMP) -> None:
-        """How many elements there are is not what the count says (which has the stamp ``before``)."""
-        keyspace = self.keyspace
-        keyspace.engine.put(keys.count_key(owner), encode(STRING, keyspace.stamp(), UNKNOWN_COUNT + before))
+    def recount(self, owner: bytes, before: bytes = ZERO_STAMP) -> bytes:
+        """How many elements there are is not what the count says (which has the stamp ``before``); the new stamp."""
+        stamp = self.keyspace.stamp()
+        self.keyspace.engine.put(keys.count_key(owner), encode(STRING, stamp, UNKNOWN_COUNT + before))
+        return stamp
 
     def _new_floor(self, internal: bytes, plan: Plan) -> bytes:
         """The floor of a collection that begins. On a single node: now.
@@ -488,8 +489,7 @@ class Applier:
 
     def write_count(self, row: HashRow, stamp: bytes = b"") -> None:
         """Log how many elements a collection has; under ``stamp``, if one was taken when that changed."""
-        keyspace = self.keyspace
-        stamp = stamp or keyspace.stamp()
+        keyspace, stamp = self.keyspace, stamp or self.keyspace.stamp()
         body = max(row.count, 0).to_bytes(8, "big") + row.count_stamp
         if row.count <= 0 and keyspace.husks is not None:
             keyspace.husks.suspect(row.internal)

@@ -57,6 +57,7 @@ class Husks:
         if row.internal in self._found:
             return True
         row.count = sum(1 for _ in self._keyspace.stored_elements(row))
+        row.counted_here = True
         if row.count:
             return False
         self.add(row.internal, expires=row.expire_at_ms > 0)

@@ -376,6 +376,7 @@ class Keyspace:
                 row.count = int.from_bytes(number, "big")
                 return row
         row.count = sum(1 for _ in self.stored_elements(row))
+        row.counted_here = True
         return row
 
     def held_stamp(self, internal: bytes) -> bytes:

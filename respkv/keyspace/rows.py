@@ -38,7 +38,8 @@ class HashRow:
     """A hash: its metadata, its count and the fields known so far.
 
     ``fields`` holds what was read or written lately; with ``complete`` it holds every element that physically exists,
-    expired ones included. ``loaded_to`` is where an interrupted load of all fields goes on.
+    expired ones included. ``loaded_to`` is where an interrupted load of all fields goes on. ``counted_here``: ``count``
+    is what this node has counted and keeps by itself, element by element, not what another node's count says.
     """
 
     __slots__ = (
@@ -46,6 +47,7 @@ class HashRow:
         "complete",
         "count",
         "count_stamp",
+        "counted_here",
         "expire_at_ms",
         "fields",
         "floor",
@@ -62,6 +64,7 @@ class HashRow:
         self.expire_at_ms = expire_at_ms
         self.count = 0
         self.count_stamp = floor
+        self.counted_here = False
         self.fields: dict[bytes, FieldEntry] = {}
         self.complete = False
         self.loaded_to: bytes | None = None

@@ -44,7 +44,7 @@ from respkv.keyspace.counts import DEAD
 from respkv.keyspace.husks import Husks
 from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
 from respkv.keyspace.leaf_rule import element_floor
-from respkv.keyspace.rows import HashRow, TimedString, string_row
+from respkv.keyspace.rows import HashRow, Row, TimedString, string_row
 from respkv.keyspace.survivors import Survivors
 from respkv.replication.payload import KEY_BYTES_MIN, PLACED, cut, put_blind
 from respkv.storage.write_batch import encode_entry
@@ -183,6 +183,7 @@ class Replica:
             if internal[0] == keys.SPACE_COUNT:
                 self._keyspace.engine.get(internal)  # its chain is looked at while applying
                 self._keyspace.engine.get(keys.count_owner(internal))
+        doubtful = self._doubtful(internals, records, olds, owners) if kind == FOREGROUND and owners else {}
         survivors = self._look_for_survivors(internals, records, olds)
         if self._keyspace.conflicts is not None:
             # Values are written together with those that are held.
@@ -198,6 +199,8 @@ class Replica:
             status = self._apply_one(kind, internal, record, old, owners, survivors, source)
             if status != OK:
                 refused.append((index, status))
+        for owner, count in doubtful.items():
+            self._doubt(owner, count)
         return tuple(refused)
 
     def _apply_one(
@@ -218,6 +221,8 @@ class Replica:
         if internal[0] == keys.SPACE_COUNT:
             if old is None or stamp > old[1:BODY_AT]:
                 self._put_count(kind, internal, record, old)
+            elif kind == FOREGROUND and stamp < old[1:BODY_AT]:
+                self._doubt(keys.count_owner(internal), old)
             return OK
         marks = self.watermarks
         if marks is not None and marks.refuses(kind, slot, stamp, old is not None):
@@ -239,7 +244,7 @@ class Replica:
         if marks is not None:
             marks.old_record_applied(slot, stamp, source if kind == REPAIR else None)
         if internal[0] == keys.SPACE_ELEMENT:
-            self._put_element(kind, internal, merged, owners[internal])
+            self._put_element(kind, internal, merged, old, owners[internal])
         else:
             survivor = survivors.get(internal)
             if kind != FOREGROUND and merged[0] & TYPE_MASK > STRING:
@@ -276,6 +281,10 @@ class Replica:
             return engine.get(internal)
         if internal[0] == keys.SPACE_RECORD and (ruled := self._ruled()) and ruled(internal, keys.RECORD_KEY_AT):
             return engine.get(internal)
+        if internal[0] == keys.SPACE_ELEMENT:
+            owner, _ = keys.element_owner(internal)
+            if self._counted_here(owner):
+                return engine.get(internal)  # The count goes on from what was there.
         old = engine.memtable.table.get(internal)
         if old is None:
             for memtable in engine.immutables:
@@ -318,7 +327,9 @@ class Replica:
 
     # -- collections -------------------------------------------------------------------------------
 
-    def _put_element(self, kind: int, internal: bytes, record: bytes, owner_record: bytes | None) -> None:
+    def _put_element(
+        self, kind: int, internal: bytes, record: bytes, old: bytes | None, owner_record: bytes | None
+    ) -> None:
         keyspace = self._keyspace
         owner, field = keys.element_owner(internal)
         db, key = keys.key_db(owner), keys.user_key(owner)
@@ -335,6 +346,8 @@ class Replica:
             self._applier.index_expiry(int.from_bytes(record[11:19], "big"), internal)
         row = keyspace.cache.peek(db, key)
         if type(row) is HashRow:
+            if row.counted_here:
+                row.count += _is_element(record, row.floor) - _is_element(old, row.floor)
             if kind != FOREGROUND:
                 keyspace.cache.drop(db, key)
             elif live and record[1:BODY_AT] > row.floor:
@@ -385,29 +398,84 @@ class Replica:
         self._applier.recount(owner)
 
     def _put_count(self, kind: int, internal: bytes, record: bytes, old: bytes | None) -> None:
-        """An element count: taken as it is where it follows the count held, else noted as unknown."""
+        """An element count: taken as it is where it follows the count held and fits, else noted as unknown."""
         keyspace = self._keyspace
         before = keyspace.engine.get(internal) if old is None else old
         owner = keys.count_owner(internal)
         floor = element_floor(keyspace.engine.get(owner))
+        if before is not None and before[1:BODY_AT] <= floor:
+            before = None
         # The first count of a collection names its floor.
-        last = floor if before is None or before[1:BODY_AT] <= floor else before[1:BODY_AT]
+        last = floor if before is None else before[1:BODY_AT]
         number = record[BODY_AT : BODY_AT + 8]
-        follows = record[BODY_AT + 8 : BODY_AT + 18] == last
-        known = follows and kind == FOREGROUND and number != UNKNOWN_COUNT
+        follows = record[BODY_AT + 8 : BODY_AT + 18] == last and number != UNKNOWN_COUNT
+        db, key = keys.key_db(internal), keys.user_key(internal)
+        row = keyspace.cache.peek(db, key)
+        known = kind == FOREGROUND and follows and self._fits(number, before, row)
         if not self._husks.suspect_count(internal, record) and not known:
             self._husks.suspect(owner)
         if not known:
             record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
-        db, key = keys.key_db(internal), keys.user_key(internal)
-        row = keyspace.cache.peek(db, key)
         if type(row) is HashRow:
             if known:
                 row.count = int.from_bytes(number, "big")
+            if known or row.counted_here:
                 row.count_stamp = record[1:BODY_AT]
             else:
                 keyspace.cache.drop(db, key)
+
+    def _fits(self, number: bytes, before: bytes | None, row: Row | None) -> bool:
+        """Whether a count that follows the one held can be that of what is held here.
+
+        Its writer may lack elements that came here from others, and the other way round. Once that has been possible,
+        only a count made here says that both hold as many.
+        """
+        if type(row) is HashRow and row.counted_here:
+            return row.count == int.from_bytes(number, "big")
+        return before is None or before[BODY_AT : BODY_AT + 8] != UNKNOWN_COUNT
+
+    def _doubt(self, owner: bytes, held: bytes) -> None:
+        """The count ``held`` is of a writer who did not know of an element that another writer has put."""
+        if held[BODY_AT : BODY_AT + 8] != UNKNOWN_COUNT:
+            stamp = self._applier.recount(owner, held[1:BODY_AT])
+            db, key = keys.key_db(owner), keys.user_key(owner)
+            row = self._keyspace.cache.peek(db, key)
+            if type(row) is HashRow and row.counted_here:
+                row.count_stamp = stamp
+            else:
+                self._keyspace.cache.drop(db, key)
+
+    def _counted_here(self, owner: bytes) -> bool:
+        row = self._keyspace.cache.peek(keys.key_db(owner), keys.user_key(owner))
+        return type(row) is HashRow and row.counted_here
+
+    def _doubtful(
+        self,
+        internals: list[bytes],
+        records: list[bytes],
+        olds: list[bytes | None],
+        owners: dict[bytes, bytes | None],
+    ) -> dict[bytes, bytes]:
+        """The counts held, by owner, which an element that comes without a count changes, or may change where it is
+        not known what was there and the writer is not theirs. May raise ReadMiss."""
+        counted = {keys.count_owner(internal): None for internal in internals if internal[0] == keys.SPACE_COUNT}
+        found: dict[bytes, bytes] = {}
+        for internal, record, old in zip(internals, records, olds):
+            if internal[0] != keys.SPACE_ELEMENT:
+                continue
+            owner, _ = keys.element_owner(internal)
+            floor = element_floor(owners[internal])
+            if owner in counted or record[1:BODY_AT] <= floor:
+                continue
+            certain = old is not None or self._counted_here(owner)
+            beaten = old is not None and record[1:BODY_AT] <= old[1:BODY_AT]
+            if beaten or (certain and _is_element(old, floor) == _is_element(record, floor)):
+                continue
+            held = self._keyspace.engine.get(keys.count_key(owner))
+            if held is not None and (certain or held[9:BODY_AT] != record[9:BODY_AT]):
+                found[owner] = held
+        return found
 
     def _touch(self, db: int, key: bytes) -> None:
         touched = self._keyspace.touched
@@ -511,6 +579,11 @@ class Replica:
             "replica_records_repaired": self.repaired,
             "replica_collections_revived": self.revived,
         }
+
+
+def _is_element(record: bytes | None, floor: bytes) -> bool:
+    """Whether the record of an element is there, and above the floor of its collection."""
+    return record is not None and record[0] & TYPE_MASK != 0 and record[1:BODY_AT] > floor
 
 
 def range_digest(payload: bytes) -> int:

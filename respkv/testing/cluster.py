@@ -15,11 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from respkv.base.errors import ReadMiss
 from respkv.base.slots import slot_of
 from respkv.causality.record import BODY_AT
 from respkv.env.rng import Rng, seeded
 from respkv.keyspace import keys
+from respkv.keyspace.keyspace import Keyspace
 from respkv.keyspace.leaf_rule import element_floor
+from respkv.keyspace.rows import HashRow
 from respkv.node.node import Node
 from respkv.replication.levels import ALL, EVENTUAL, QUORUM
 from respkv.replication.merkle import slot_root
@@ -341,6 +344,8 @@ class Cluster:
         contents = self.contents()
         found += checkers.check_convergence(contents, self.owners)
         found += checkers.check_last_write(contents, self.owners, surviving, floors, self._wall_ms()[1])
+        for machine in self.machines:
+            found += miscounted(machine, [key for key in HASHES if machine.name in self.owners(slot_of(key))])
         if not witness.cuts():
             logs = {machine.name: witness.entries(machine.name) for machine in self.machines}
             found += checkers.check_settled(history, evidence, logs, self.owners)
@@ -385,6 +390,29 @@ def hint_rows(node: Node | None) -> dict[int, dict[str, int]]:
     if node is None or node.ring is None:
         return {}
     return node.ring.repair.hints.target_stats()
+
+
+def miscounted(machine: Machine, names: Sequence[bytes]) -> list[str]:
+    """Hashes of which a node's HLEN is not the number of fields that it holds."""
+    node: Any = machine.node
+    keyspace, problems = node.keyspace, []
+    for key in names:
+        row, number = counted(keyspace, key)
+        if row is not None and row.count != number:
+            problems.append(f"count: {machine.name} says {row.count} of {key.decode()}, which has {number}")
+    return problems
+
+
+def counted(keyspace: Keyspace, key: bytes) -> tuple[HashRow | None, int]:
+    """The row of a hash, and how many elements are stored."""
+    while True:
+        try:
+            row = keyspace.row(0, key)
+            if not isinstance(row, HashRow):
+                return None, 0
+            return row, sum(1 for _ in keyspace.stored_elements(row))
+        except ReadMiss as miss:
+            miss.request.install(miss.request.read())
 
 
 def contents_of(machine: Machine, now_ms: int) -> Contents:

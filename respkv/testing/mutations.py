@@ -112,6 +112,18 @@ class _HastyGraves(Replica):
         return {}
 
 
+class _CredulousReplica(Replica):
+    """A count that follows the one held is right, whatever else has come meanwhile."""
+
+    __slots__ = ()
+
+    def _fits(self, number: bytes, before: bytes | None, row: Row | None) -> bool:
+        return True
+
+    def _doubt(self, owner: bytes, held: bytes) -> None:
+        pass
+
+
 class _SureApplier(Applier):
     """What a node has not heard of does not exist: a collection without elements here is deleted."""
 
@@ -395,6 +407,10 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "an older deletion that comes late hides newer elements", ("quorum read", "convergence"), 40,
         _eager(_NET, lambda plan: _deleting(plan)),
     ),
+    "count-believed": Mutation(
+        "a count is believed though its writer did not know of all elements", ("count",), 40,
+        _eager(_NET, lambda plan: _counting(plan)),
+    ),
     "emptied-unasked": Mutation(
         "a node deletes a hash because the last element that it knows of has gone", ("unasked",), 20,
         _eager(_NET, lambda plan: _emptying(plan)),
@@ -516,6 +532,15 @@ def _deleting(plan: Plan) -> None:
     plan.mix.pad_bytes, plan.mix.pause_us = 0, (5_000, 50_000)
     plan.clients, plan.faulty_us = 6, 20_000_000
     _swap(lambda ring: ring.replica, _HastyGraves)(plan)
+
+
+def _counting(plan: Plan) -> None:
+    # Hashes that both sides of a partition go on with, and no rest in which they are counted anew.
+    plan.mix.weights = {"hset": 12, "hdel": 8, "delh": 1, "hgetall": 3, "hget": 4, "expiref": 2}
+    plan.mix.levels = {EVENTUAL: 3, QUORUM: 2}
+    plan.mix.pad_bytes, plan.mix.pause_us = 0, (5_000, 50_000)
+    plan.clients, plan.healed_us = 6, 0
+    _swap(lambda ring: ring.replica, _CredulousReplica)(plan)
 
 
 def _emptying(plan: Plan) -> None:

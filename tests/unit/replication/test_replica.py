@@ -185,6 +185,165 @@ def test_a_count_that_nobody_knows_is_not_taken_for_a_number() -> None:
     assert isinstance(row, HashRow) and row.count == 2
 
 
+class Fields:
+    """A hash at a replica, and what writers send about it; fields by name, stamps by a number and the writer's."""
+
+    def __init__(self) -> None:
+        self.side = Group(alone=1).sides[1]
+        self.keyspace = self.side.rig.keyspace
+        self.hlc, self.owner = self.keyspace.clock.last + 1000, keys.record_key(0, b"h")
+        self.floor = pack_stamp(self.hlc - 1, 0)
+        self.send(encode_entry(self.owner, encode(HASH, pack_stamp(self.hlc, 2), self.floor)))
+
+    def stamp(self, at: int, writer: int) -> bytes:
+        return self.floor if at == 0 else pack_stamp(self.hlc + at, writer)
+
+    def put(self, at: int, field: bytes, writer: int = 2) -> bytes:
+        return encode_entry(keys.element_prefix(self.owner) + field, encode(STRING, self.stamp(at, writer), b"v"))
+
+    def remove(self, at: int, field: bytes, writer: int = 2) -> bytes:
+        return encode_entry(keys.element_prefix(self.owner) + field, tombstone(self.stamp(at, writer)))
+
+    def count(self, at: int, number: int, before: tuple[int, int], writer: int = 2) -> bytes:
+        """``before``: number and writer of the stamp that it follows."""
+        body = number.to_bytes(8, "big") + self.stamp(*before)
+        return encode_entry(keys.count_key(self.owner), encode(STRING, self.stamp(at, writer), body))
+
+    def send(self, *parts: bytes, kind: int = FOREGROUND) -> None:
+        assert self.side.replica.apply(kind, b"".join(parts), 2) == ()
+        self.side.end_cycle()
+
+    def cached(self) -> bool:
+        return self.keyspace.cache.peek(0, b"h") is not None
+
+    def counted(self) -> int:
+        """What HLEN says here."""
+        row = self.keyspace.row(0, b"h")
+        assert isinstance(row, HashRow)
+        return row.count
+
+    def held(self) -> int | None:
+        """The number in the count held, None for unknown."""
+        number = (self.keyspace.engine.get(keys.count_key(self.owner)) or b"")[11:19]
+        return None if number == UNKNOWN_COUNT else int.from_bytes(number, "big")
+
+    def leave(self) -> None:
+        """The row goes from the cache."""
+        self.keyspace.cache.drop(0, b"h")
+
+
+def two_fields() -> Fields:
+    fields = Fields()
+    fields.send(fields.put(1, b"a"), fields.count(2, 1, (0, 0)), fields.put(3, b"b"), fields.count(4, 2, (2, 2)))
+    assert fields.held() == 2
+    return fields
+
+
+def test_a_count_that_does_not_follow_is_unknown_until_one_fits_what_is_counted_here() -> None:
+    fields = two_fields()
+    # What added c was missed here.
+    fields.send(fields.put(7, b"d"), fields.count(8, 4, (6, 2)))
+    assert fields.held() is None and not fields.cached()
+    # This one follows, and is still wrong here.
+    fields.send(fields.put(9, b"e"), fields.count(10, 5, (8, 2)))
+    assert fields.held() is None and fields.counted() == 4
+    # Counted here, and kept by itself: c is still missing.
+    fields.send(fields.remove(11, b"e"), fields.count(12, 4, (10, 2)))
+    assert fields.held() is None and fields.cached() and fields.counted() == 3
+    fields.send(fields.put(5, b"c"), kind=HINT)
+    assert not fields.cached() and fields.counted() == 4
+    fields.send(fields.put(13, b"f"), fields.count(14, 5, (12, 2)))  # The hint has noted the count as unknown.
+    assert fields.held() is None and fields.cached() and fields.counted() == 5
+    fields.send(fields.remove(15, b"f"), fields.count(16, 4, (14, 2)))
+    assert fields.held() == fields.counted() == 4
+    fields.leave()
+    fields.send(fields.remove(17, b"d"), fields.count(18, 3, (16, 2)))
+    assert fields.held() == fields.counted() == 3
+
+
+def test_a_count_that_comes_late_tells_of_a_writer_who_did_not_know() -> None:
+    fields = two_fields()
+    fields.send(fields.put(9, b"c"), fields.count(10, 3, (4, 2)))
+    assert fields.held() == fields.counted() == 3
+    fields.send(fields.put(7, b"d", 3), fields.count(8, 3, (4, 2), 3))
+    assert fields.held() is None and fields.counted() == 4
+
+
+def test_a_count_sent_twice_changes_nothing() -> None:
+    fields = two_fields()
+    again = fields.put(9, b"c"), fields.count(10, 3, (4, 2))
+    fields.send(*again)
+    fields.send(*again)
+    assert fields.held() == fields.counted() == 3
+
+
+@pytest.mark.parametrize("tables", [False, True])
+@pytest.mark.parametrize(
+    ("field", "writer", "believed"), [(b"a", 2, True), (b"a", 3, True), (b"new", 2, True), (b"new", 3, False)]
+)
+def test_a_field_without_a_count_is_one_that_its_writer_had(
+    field: bytes, writer: int, believed: bool, tables: bool
+) -> None:
+    """Which says nothing where another writer has counted, unless it is known that it was there."""
+    fields = two_fields()
+    if tables:
+        fields.side.rig.flush()
+    fields.send(fields.put(9, field, writer))
+    assert (fields.held() == 2) == (believed and not (tables and writer == 3))
+
+
+@pytest.mark.parametrize("writer", [2, 3])
+def test_a_field_that_is_known_to_have_gone_comes_again_without_a_count(writer: int) -> None:
+    fields = two_fields()
+    fields.send(fields.remove(9, b"a"), fields.count(10, 1, (4, 2)))
+    fields.send(fields.put(8, b"a", writer))  # beaten
+    assert fields.held() == 1
+    fields.send(fields.put(11, b"a", writer))
+    assert fields.held() is None and fields.counted() == 2
+
+
+def test_what_is_counted_here_goes_on_without_counts() -> None:
+    """And without a look at all fields for each that comes; what leaves the cache is counted anew."""
+    fields = two_fields()
+    fields.send(fields.put(5, b"c"), kind=HINT)
+    assert fields.counted() == 3
+    for at, sent in enumerate((fields.put(9, b"d", 3), fields.remove(10, b"a"), fields.put(11, b"d"))):
+        fields.send(sent)
+        assert fields.cached() and fields.counted() == (4, 3, 3)[at]
+    fields.send(fields.put(12, b"e", 3), fields.count(13, 4, (0, 0), 3))
+    assert fields.cached() and fields.counted() == 4 and fields.held() is None
+    fields.side.rig.flush()
+    fields.send(fields.put(20, b"e"), fields.remove(21, b"d"))  # What was there is in a table.
+    assert fields.cached() and fields.counted() == 3
+    fields.leave()
+    assert fields.counted() == 3
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_count_known_is_known_no_more_when_what_is_counted_here_goes_on_alone(gone: bool) -> None:
+    fields = two_fields()
+    fields.send(fields.put(5, b"c"), kind=HINT)
+    assert fields.counted() == 3
+    fields.send(fields.put(100, b"d"), fields.count(101, 4, (0, 0)))
+    fields.send(fields.put(102, b"e"), fields.count(103, 5, (101, 2)))
+    assert fields.held() == 5
+    fields.send(*([fields.remove(104, b"e")] if gone else [fields.put(104, b"new")]))
+    number = 4 if gone else 6
+    assert fields.counted() == number and fields.held() is None
+    row = fields.keyspace.cache.peek(0, b"h")
+    assert isinstance(row, HashRow)
+    assert row.count_stamp == (fields.keyspace.engine.get(keys.count_key(fields.owner)) or b"")[1:11]
+    fields.leave()
+    assert fields.counted() == number
+
+
+def test_an_unknown_count_that_follows_is_none() -> None:
+    fields = two_fields()
+    assert fields.counted() == 2
+    fields.send(fields.put(5, b"c"), fields.count(6, int.from_bytes(UNKNOWN_COUNT, "big"), (4, 2)))
+    assert fields.held() is None and fields.counted() == 3
+
+
 @pytest.mark.parametrize("kind", [FOREGROUND, HINT, REPAIR])
 @pytest.mark.parametrize("cut", [(), (1,), (2,), (3,), (1, 2, 3)])
 @pytest.mark.parametrize("order", list(permutations(range(4))))
