@@ -28,7 +28,7 @@ from respkv.replication.levels import ALL, EVENTUAL, QUORUM
 from respkv.replication.merkle import slot_root
 from respkv.testing import checkers, nemesis, sibling_work
 from respkv.testing.checkers import Contents
-from respkv.testing.clients import APPENDED, COUNTERS, HASHES, STRINGS, Client, Mix, Workload, World
+from respkv.testing.clients import APPENDED, COUNTERS, HASHES, STRINGS, USUAL, Client, Mix, Workload, World
 from respkv.testing.machine import Machine, Settings
 from respkv.testing.network import Network
 from respkv.testing.schedule import EPOCH_MS, Schedule, Trace
@@ -46,6 +46,8 @@ GRACE_US: Final = 8 * _S
 CALM_PAUSE_US: Final = (50 * _MS, 500 * _MS)
 ANSWER_US: Final = 4 * _S
 _READ_AGAIN_US: Final = 60 * _S
+#: Makes the generator of ``vary`` another one than the run's.
+_VARIED: Final = 0x7A11
 
 
 @dataclass
@@ -105,6 +107,25 @@ def plan_of(seed: int, *, nodes: int = 3) -> Plan:
         drift_ppm=200 if skewed else 0,
         siblings=seed % 4 == 3,
     )
+
+
+def vary(plan: Plan) -> None:
+    """Give a plan a workload and a pace of its own: some requests often, others never.
+
+    A usual run has a bit of everything, which hides what only much of one thing shows (Groce et al., Swarm Testing,
+    2012).
+    """
+    rng, mix = seeded(plan.seed ^ _VARIED), plan.mix
+    mix.weights = {name: rng.choice((0, 0, 1, 4, 16)) for name in USUAL}
+    mix.weights["flushall"] = rng.choice((0, 0, 0, 1))
+    mix.weights["get"] = max(1, mix.weights["get"])
+    mix.levels = {EVENTUAL: rng.choice((0, 1, 4)), QUORUM: rng.choice((1, 4)), ALL: rng.choice((0, 0, 1, 4))}
+    mix.burst_percent = rng.choice((0, 20, 80))
+    low_us = rng.choice((2, 5, 20)) * _MS
+    mix.pause_us = (low_us, 10 * low_us)
+    plan.clients = rng.randrange(1, 9)
+    plan.pause_us = rng.choice(((200 * _MS, 4 * _S), (100 * _MS, 1 * _S), (20 * _MS, 400 * _MS)))
+    plan.healed_us = rng.choice((0, 3 * _S, 12 * _S))
 
 
 @dataclass

@@ -5,6 +5,7 @@
     --nodes N       nodes of the ring (3)
     --processes N   seeds that run at a time (1)
     --siblings      keys whose concurrent writes are kept are in the workload (as they are in every fourth seed)
+    --varied        each seed has a workload and a pace of its own: some requests often, others never
     --mutation NAME break one rule in every node; then finding it is success
     --trace         print the trace of each run
     --list          name the mutations
@@ -24,7 +25,7 @@ from functools import partial
 
 from respkv.base.errors import RespkvError
 from respkv.testing import mutations
-from respkv.testing.cluster import Cluster, Plan, Report, plan_of
+from respkv.testing.cluster import Cluster, Plan, Report, plan_of, vary
 
 #: What a broken node may raise.
 _RAISED = (AssertionError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError, RespkvError)
@@ -40,6 +41,7 @@ def arguments(words: list[str] | None = None) -> Namespace:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--mutation", default="", choices=["", *mutations.MUTATIONS])
     parser.add_argument("--siblings", action="store_true")
+    parser.add_argument("--varied", action="store_true")
     parser.add_argument("--trace", action="store_true")
     parser.add_argument("--list", action="store_true")
     asked = parser.parse_args(words)
@@ -63,11 +65,19 @@ def run_plan(plan: Plan, *, trace: bool = False) -> Report:
 
 
 def run_seed(
-    seed: int, *, nodes: int = 3, mutation: str = "", siblings: bool = False, trace: bool = False
+    seed: int,
+    *,
+    nodes: int = 3,
+    mutation: str = "",
+    siblings: bool = False,
+    varied: bool = False,
+    trace: bool = False,
 ) -> Report:
     """One run of a seed."""
     plan = plan_of(seed, nodes=nodes)
     plan.siblings |= siblings
+    if varied:
+        vary(plan)
     if mutation:
         mutations.MUTATIONS[mutation].plant(plan)
     return run_plan(plan, trace=trace)
@@ -79,11 +89,12 @@ def run_seeds(
     nodes: int = 3,
     mutation: str = "",
     siblings: bool = False,
+    varied: bool = False,
     trace: bool = False,
     processes: int = 1,
 ) -> Iterator[Report]:
     """Runs of several seeds, in their order; ``processes`` of them at a time. Those not begun end with the iterator."""
-    run = partial(run_seed, nodes=nodes, mutation=mutation, siblings=siblings, trace=trace)
+    run = partial(run_seed, nodes=nodes, mutation=mutation, siblings=siblings, varied=varied, trace=trace)
     if processes == 1:
         yield from map(run, seeds)
         return
@@ -112,7 +123,7 @@ def main(words: list[str] | None = None) -> int:
     bad: list[int] = []
     reports = run_seeds(
         range(asked.seed, asked.seed + asked.seeds), nodes=asked.nodes, mutation=asked.mutation,
-        siblings=asked.siblings, trace=asked.trace, processes=asked.processes,
+        siblings=asked.siblings, varied=asked.varied, trace=asked.trace, processes=asked.processes,
     )  # fmt: skip
     for report in reports:
         print(report, flush=True)

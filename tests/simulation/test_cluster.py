@@ -46,6 +46,13 @@ def test_rings_of_other_sizes(nodes: int) -> None:
     run(5_000, 5, nodes=nodes)
 
 
+def test_workloads_of_their_own() -> None:
+    """Some requests often, others never: other seeds than those of usual runs, since these plans are others, too."""
+    reports = list(run_seeds(range(5_100, 5_108), varied=True, processes=PROCESSES))
+    assert [report.violations for report in reports] == [[]] * 8
+    assert len({report.figures["operations"] for report in reports}) == 8
+
+
 def test_a_single_node_survives_what_it_promises_to() -> None:
     kinds = ("kill", "power", "fuse", "slow_disk", "sync_error", "full_disk", "pause")
     for seed in range(20):
