@@ -355,6 +355,19 @@ def check_once(history: Sequence[Operation], evidence: Evidence) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def check_whole(history: Sequence[Operation], evidence: Evidence) -> list[str]:
+    """Of a transaction all fields were set, or none: by the tokens in any log."""
+    problems, groups = [], dict[int, list[Operation]]()
+    for operation in history:
+        if operation.transaction >= 0 and operation.name == "hset":
+            groups.setdefault(operation.transaction, []).append(operation)
+    for parts in groups.values():
+        found = [bool(stamp) for part in parts for _, _, stamp in writes_of(part, evidence)]
+        if any(found) and not all(found):
+            problems.append(f"whole: {sum(found)} of {len(found)} fields were set by the transaction of {parts[0]!r}")
+    return problems
+
+
 def check_survival(
     history: Sequence[Operation],
     evidence: Evidence,

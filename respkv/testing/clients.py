@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final
 
 import hiredis
@@ -58,6 +59,8 @@ class Operation:
     reply: Any = None
     #: number of the first operation that was sent together with this one
     burst: int = -1
+    #: number of the MULTI of the transaction that this one is part of
+    transaction: int = -1
 
     @property
     def name(self) -> str:
@@ -76,7 +79,7 @@ class Operation:
 USUAL: Final[dict[str, int]] = {
     "set": 20, "get": 24, "setpx": 4, "mset": 4, "del": 6, "expire": 3, "append": 10, "geta": 8, "dela": 1,
     "incr": 8, "getn": 4, "hset": 12, "hget": 8, "hdel": 4, "hgetall": 8, "delh": 3, "expireh": 1, "expiref": 1,
-    "flushall": 0, "mget": 0,
+    "flushall": 0, "mget": 0, "exec": 0,
 }  # fmt: skip
 
 
@@ -120,7 +123,17 @@ class Workload:
         """Requests to be sent together."""
         mix = self.mix
         several = self._rng.randrange(100) < mix.burst_percent
-        return [self.next() for _ in range(self._rng.randrange(2, mix.burst_max + 1) if several else 1)]
+        count = self._rng.randrange(2, mix.burst_max + 1) if several else 1
+        return [request for _ in range(count) for request in self._whole(self.next())]
+
+    def _whole(self, request: tuple[bytes, ...]) -> list[tuple[bytes, ...]]:
+        """A transaction on fields of one hash in place of EXEC."""
+        if request != (b"EXEC",):
+            return [request]
+        rng, key, inner = self._rng, self._rng.choice(HASHES), []
+        for name in rng.sample(FIELDS, rng.randrange(2, len(FIELDS) + 1)):
+            inner.append(self._of_hash(rng.choice(("hset", "hset", "hset", "hget", "hdel")), key, name, b""))
+        return [(b"MULTI",), *inner, (b"EXEC",)]
 
     def next(self) -> tuple[bytes, ...]:
         """A request."""
@@ -146,8 +159,8 @@ class Workload:
             return (b"APPEND", key, self.token()) if name == "append" else (name[:3].upper().encode(), key)
         if name in ("incr", "getn"):
             return (b"INCR" if name == "incr" else b"GET", rng.choice(COUNTERS))
-        if name == "flushall":
-            return (b"FLUSHALL",)
+        if name in ("flushall", "exec"):
+            return (name.upper().encode(),)
         return self._of_hash(name, rng.choice(HASHES), rng.choice(FIELDS), short)
 
     def _of_hash(self, name: str, key: bytes, name_of_field: bytes, short: bytes) -> tuple[bytes, ...]:
@@ -230,6 +243,8 @@ class Client:
         self.timeouts = 0
         #: what is under way, oldest first
         self.operations: deque[Operation] = deque()
+        #: of the transaction under way: what has been queued by the server
+        self._queued: list[Operation] = []
         self._world = world
         self._script = script
         self._fixed = node
@@ -287,8 +302,12 @@ class Client:
         world = self._world
         requests = self._script[:1] if self._script is not None else world.workload.burst()
         self.operations += [world.begin(self.name, self._node, self.level, argv) for argv in requests]
+        transaction = -1
         for operation in self.operations:
             operation.burst = self.operations[0].number
+            transaction = operation.number if operation.name == "multi" else transaction
+            operation.transaction = transaction
+            transaction = -1 if operation.name == "exec" else transaction
         self._send(*requests)
         self._watch(self.operations[-1])
 
@@ -332,7 +351,15 @@ class Client:
             return
         assert self.operations, f"{self.name} got {reply!r}, for nothing"
         operation = self.operations.popleft()
-        self._world.end(operation, reply)
+        if operation.name == "exec":
+            failed = isinstance(reply, hiredis.ReplyError)
+            for queued, answer in zip(self._queued, repeat(reply) if failed else reply):
+                self._world.end(queued, answer)
+            self._queued = []
+        if reply == b"QUEUED" and operation.transaction >= 0:
+            self._queued.append(operation)
+        else:
+            self._world.end(operation, reply)
         if self._script is not None and operation.outcome == OK:
             self._script.pop(0)
         if self.operations:
@@ -349,6 +376,7 @@ class Client:
     def _lost(self) -> None:
         """The connection is no good: what was asked has an unknown outcome."""
         self.operations.clear()
+        self._queued = []
         self._leave()
         if not self.done:
             self._again()

@@ -351,6 +351,7 @@ class Cluster:
         found += checkers.check_history(history, evidence, quorums=plan.strict)
         found += checkers.check_order(history, evidence, quorums=plan.strict)
         found += checkers.check_once(history, evidence)
+        found += checkers.check_whole(history, evidence)
         found += checkers.check_answers(history, healed_us=healed_us + GRACE_US, bound_us=ANSWER_US)
         if plan.strict:
             levels = (EVENTUAL, QUORUM, ALL)

@@ -21,6 +21,7 @@ from respkv.env.rng import seeded
 from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
 from respkv.keyspace.apply import Plan as ApplyPlan
+from respkv.keyspace.effects import Effects
 from respkv.keyspace.keyspace import Keyspace, field_entry
 from respkv.keyspace.leaf_sums import LeafSums
 from respkv.keyspace.rows import FieldEntry, HashRow, Row
@@ -136,6 +137,15 @@ class _SureApplier(Applier):
             return super()._expire_element(internal)
         finally:
             keyspace.husks = husks
+
+
+class _ForgetfulApplier(Applier):
+    """Of several effects at once only the first is there, now and then."""
+
+    __slots__ = ()
+
+    def apply(self, effects: Effects) -> None:
+        super().apply(effects[:1] if self.keyspace.now_ms % 8 == 0 else effects)
 
 
 class _FloorlessKeyspace(Keyspace):
@@ -415,6 +425,7 @@ MUTATIONS: Final[dict[str, Mutation]] = {
         "a node deletes a hash because the last element that it knows of has gone", ("unasked",), 20,
         _eager(_NET, lambda plan: _emptying(plan)),
     ),
+    "transaction-in-parts": Mutation("a part of a transaction is left out", ("whole",), 5, lambda p: _transacting(p)),
     "late-below-flush-floor": Mutation(
         "a record below the flush floor is taken when it comes late", ("log",), 5,
         _eager(_NET, lambda plan: _flushing(plan)),
@@ -528,8 +539,7 @@ def _expiring(plan: Plan) -> None:
 def _deleting(plan: Plan) -> None:
     # Hashes that one side of a partition deletes, and the other one goes on with.
     plan.mix.weights = {"hset": 12, "delh": 4, "hgetall": 6, "hget": 4}
-    plan.mix.levels = {EVENTUAL: 3, QUORUM: 2}
-    plan.mix.pad_bytes, plan.mix.pause_us = 0, (5_000, 50_000)
+    plan.mix.levels, plan.mix.pad_bytes, plan.mix.pause_us = {EVENTUAL: 3, QUORUM: 2}, 0, (5_000, 50_000)
     plan.clients, plan.faulty_us = 6, 20_000_000
     _swap(lambda ring: ring.replica, _HastyGraves)(plan)
 
@@ -537,8 +547,7 @@ def _deleting(plan: Plan) -> None:
 def _counting(plan: Plan) -> None:
     # Hashes that both sides of a partition go on with, and no rest in which they are counted anew.
     plan.mix.weights = {"hset": 12, "hdel": 8, "delh": 1, "hgetall": 3, "hget": 4, "expiref": 2}
-    plan.mix.levels = {EVENTUAL: 3, QUORUM: 2}
-    plan.mix.pad_bytes, plan.mix.pause_us = 0, (5_000, 50_000)
+    plan.mix.levels, plan.mix.pad_bytes, plan.mix.pause_us = {EVENTUAL: 3, QUORUM: 2}, 0, (5_000, 50_000)
     plan.clients, plan.healed_us = 6, 0
     _swap(lambda ring: ring.replica, _CredulousReplica)(plan)
 
@@ -548,6 +557,11 @@ def _emptying(plan: Plan) -> None:
     plan.mix.weights = {"hset": 6, "expiref": 8, "hdel": 4, "hget": 2}
     plan.mix.levels, plan.skew_us = {EVENTUAL: 1, QUORUM: 3}, 0
     _swap(lambda ring: ring.node.applier, _SureApplier)(plan)
+
+
+def _transacting(plan: Plan) -> None:
+    plan.mix.weights["exec"] = 20
+    _swap(lambda ring: ring.node.applier, _ForgetfulApplier)(plan)
 
 
 def _flushing(plan: Plan) -> None:

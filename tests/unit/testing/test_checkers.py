@@ -71,6 +71,25 @@ class History:
         return checkers.check_history(self.operations, evidence) + checkers.check_once(self.operations, evidence)
 
 
+@pytest.mark.parametrize(("logged", "whole"), [((), True), ((0, 1), True), ((0,), False), ((1,), False)])
+@pytest.mark.parametrize("outcome", [OK, FAILED, UNKNOWN])
+def test_of_a_transaction_all_is_logged_or_nothing(outcome: str, logged: tuple[int, ...], whole: bool) -> None:
+    history = History()
+    prefix = keys.element_prefix(keys.record_key(0, b"h1"))
+    history.do(b"MULTI")
+    for at, name in enumerate((b"f1", b"f2")):
+        record = {prefix + name: element(at + 1, b"<%d>" % at)} if at in logged else {}
+        history.do(b"HSET", b"h1", name, b"<%d>" % at, reply=1, outcome=outcome, logged=record)
+    history.do(b"HGET", b"h1", b"f3", reply=None).do(b"EXEC", reply=[1, 1, None], outcome=outcome)
+    for operation in history.operations:
+        operation.transaction = 0
+    # Another one, of another client, in between.
+    history.do(b"HSET", b"h1", b"f3", b"<9>", outcome=UNKNOWN)
+    evidence = evidence_of(history.records, history.floors)
+    problems = checkers.check_whole(history.operations, evidence)
+    assert len(problems) == (not whole) and all(problem.startswith("whole: 1 of 2 fields") for problem in problems)
+
+
 def test_a_read_at_all_sees_what_was_acknowledged_at_any_level() -> None:
     history = History().do(b"SET", b"s1", b"<1>", logged={S1: string(1, b"<1>")})
     history.do(b"SET", b"s1", b"<2>", level=EVENTUAL, logged={S1: string(2, b"<2>")})
