@@ -94,7 +94,10 @@ def execute(
             transaction = Transaction(dispatcher, session, spec, argv, level)
             if level == QUORUM and coordinator.stand_ins.of:
                 coordinator.tell_stand_ins(transaction.told, slots, write=True)
-            return transaction.start()
+            reply = transaction.start()
+            if reply.__class__ is bytes and session.multi is not None:
+                end_multi(session)  # Its rehearsal was refused.
+            return reply
         pending = dispatcher.pass_on(session, target, [[b"MULTI"], *queue, argv], level)
     except (CommandError, CorruptionError):
         leave(dispatcher, session)

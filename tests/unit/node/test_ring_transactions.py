@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from respkv.base.errors import CorruptionError
+from respkv.base.errors import CommandError, CorruptionError
 from respkv.base.slots import slot_of
 from respkv.commands.ring_operation import Transaction
 from respkv.commands.transactions import Runner
+from respkv.resp.errors import DISK_FULL
 from tests.unit.commands.harness import ErrorText
 from tests.unit.node.simulated_ring import Connection, SimulatedRing
 from tests.unit.node.test_spread import apart, strangers
@@ -154,6 +155,22 @@ def test_damage_met_by_exec_ends_the_transaction(three: SimulatedRing, monkeypat
         assert str(transact(client, ("INCR", "k"))).startswith("CORRUPT")
         assert client("PING") == b"PONG", "not queued"
         assert transact(client, ("INCR", "k")).startswith("CORRUPT")
+
+
+@pytest.mark.parametrize("level", ["eventual", "quorum"])
+def test_a_transaction_without_room_is_over(three: SimulatedRing, monkeypatch: pytest.MonkeyPatch, level: str) -> None:
+    def no_room(*_: object) -> None:
+        raise CommandError(DISK_FULL)
+
+    for number in range(1, 4):
+        client = three.connect(number)
+        assert client("RKV.LEVEL", level) == b"OK"
+        with monkeypatch.context() as patch:
+            patch.setattr(Runner, "rehearse", no_room)
+            assert str(transact(client, ("INCR", "k"))).startswith("MISCONF")
+        assert client("PING") == b"PONG", "not queued"
+        assert transact(client, ("SET", "k", 1)) == [b"OK"]
+    assert all(session.multi is None for number in range(1, 4) for session in held(three, number))
 
 
 def test_keys_without_a_common_owner_are_refused_whole(seven: SimulatedRing) -> None:
