@@ -36,7 +36,7 @@ from respkv.keyspace import keys
 from respkv.keyspace.conflicts import WRITES
 from respkv.keyspace.counts import DEAD, EXPIRING, LIVE
 from respkv.keyspace.everything import EVERYTHING
-from respkv.keyspace.keyspace import UNKNOWN_COUNT, Keyspace
+from respkv.keyspace.keyspace import DOUBTED_COUNT, UNKNOWN_COUNT, Keyspace
 from respkv.keyspace.rows import (
     FieldEntry,
     HashRow,
@@ -463,13 +463,13 @@ class Applier:
     def _forget(self, db: int, key: bytes, row: HashRow) -> None:
         """Have a collection read anew that has begun on a ring: its floor may lie below elements that were there."""
         self.keyspace.cache.drop(db, key)
-        self.recount(row.internal, row.count_stamp)
+        count = encode(STRING, self.keyspace.stamp(), UNKNOWN_COUNT + row.count_stamp)
+        self.keyspace.engine.put(keys.count_key(row.internal), count)
 
-    def recount(self, owner: bytes, before: bytes = ZERO_STAMP) -> bytes:
-        """How many elements there are is not what the count says (which has the stamp ``before``); the new stamp."""
-        stamp = self.keyspace.stamp()
-        self.keyspace.engine.put(keys.count_key(owner), encode(STRING, stamp, UNKNOWN_COUNT + before))
-        return stamp
+    def recount(self, owner: bytes) -> None:
+        """How many elements there are is not what the count says."""
+        count = encode(STRING, self.keyspace.stamp(), DOUBTED_COUNT + ZERO_STAMP)
+        self.keyspace.engine.put(keys.count_key(owner), count)
 
     def _new_floor(self, internal: bytes, plan: Plan) -> bytes:
         """The floor of a collection that begins. On a single node: now.

@@ -48,8 +48,10 @@ _EXPIRED_THROUGH: Final = keys.meta_key(b"expired-through")
 _LISTED_PER_CYCLE: Final = 1024
 #: The fields of a hash are kept in memory while it takes no more than this part of the row cache.
 TRIM_SHARE: Final = 8
-#: In an element count: other replicas have changed the collection too, whoever wants the number counts.
+#: In an element count: its writer has not counted; the next count that follows this one is a number.
 UNKNOWN_COUNT: Final = b"\xff" * 8
+#: In an element count: others have changed the collection, too. Whoever wants the number counts.
+DOUBTED_COUNT: Final = b"\xff" * 7 + b"\xfe"
 
 
 class Keyspace:
@@ -369,12 +371,17 @@ class Keyspace:
     def _build_hash(self, internal: bytes, parts: Record) -> HashRow:
         row = self.uncounted_hash(internal, parts)
         counted = self.engine.get_listed(keys.count_key(internal))
-        if counted is not None and counted[1:BODY_AT] > row.floor:
-            row.count_stamp = counted[1:BODY_AT]
+        # Above the floor of a flush that the collection has outlived, counts may still be of elements below it.
+        outlived = row.floor != parts.body[:10]
+        if counted is not None and counted[1:BODY_AT] > row.floor and not outlived:
             number = counted[BODY_AT : BODY_AT + 8]
-            if number != UNKNOWN_COUNT:
-                row.count = int.from_bytes(number, "big")
-                return row
+            if number != DOUBTED_COUNT:
+                row.count_stamp = counted[1:BODY_AT]
+                if number != UNKNOWN_COUNT:
+                    row.count = int.from_bytes(number, "big")
+                    return row
+            else:
+                row.count_stamp = ZERO_STAMP  # No other replica shall take the next one for its successor.
         row.count = sum(1 for _ in self.stored_elements(row))
         row.counted_here = True
         return row

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from respkv.base.errors import CorruptionError, ReadMiss
 from respkv.causality.record import BODY_AT
 from respkv.keyspace import keys
-from respkv.keyspace.keyspace import UNKNOWN_COUNT
+from respkv.keyspace.keyspace import DOUBTED_COUNT, UNKNOWN_COUNT
 from respkv.replication.levels import QUORUM
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ class Burials:
         try:
             for internal, record in keyspace.engine.scan(start, bytes((keys.SPACE_COUNT + 1,))):
                 self._walked = keys.after(internal)
-                if not husks.suspect_count(internal, record) and record[BODY_AT : BODY_AT + 8] == UNKNOWN_COUNT:
+                number = record[BODY_AT : BODY_AT + 8]
+                if not husks.suspect_count(internal, record) and number in (UNKNOWN_COUNT, DOUBTED_COUNT):
                     husks.suspect(keys.count_owner(internal))
                 left -= 1
                 if not left:

@@ -32,7 +32,7 @@ from respkv.causality.hlc import ZERO_STAMP, pack_stamp, stamp_hlc
 from respkv.causality.record import BODY_AT, DVV, HAS_EXPIRY, TYPE_MASK, encode, newer, tombstone, with_floor
 from respkv.keyspace import keys
 from respkv.keyspace.apply import Applier
-from respkv.keyspace.keyspace import UNKNOWN_COUNT
+from respkv.keyspace.keyspace import DOUBTED_COUNT
 from respkv.node.co_replicas import CoReplicas
 from respkv.replication.payload import entries_of
 from respkv.replication.replica import Replica
@@ -404,7 +404,7 @@ class Mend:
 
     def _forget_count(self, internal: bytes) -> None:
         """The next reader counts anew."""
-        body = UNKNOWN_COUNT + ZERO_STAMP
+        body = DOUBTED_COUNT + ZERO_STAMP
         self._engine.put(internal, encode(STRING, self._keyspace.stamp(), body))
         self._keyspace.cache.drop(keys.key_db(internal), keys.user_key(internal))
 

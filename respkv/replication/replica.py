@@ -42,7 +42,7 @@ from respkv.keyspace import keys
 from respkv.keyspace.apply import LARGE_BYTES, Applier
 from respkv.keyspace.counts import DEAD
 from respkv.keyspace.husks import Husks
-from respkv.keyspace.keyspace import UNKNOWN_COUNT, field_entry
+from respkv.keyspace.keyspace import DOUBTED_COUNT, UNKNOWN_COUNT, field_entry
 from respkv.keyspace.leaf_rule import element_floor
 from respkv.keyspace.rows import HashRow, Row, TimedString, string_row
 from respkv.keyspace.survivors import Survivors
@@ -191,12 +191,20 @@ class Replica:
             if held and not self._applier.has_room(held + sum(map(len, records))):
                 raise StorageFull("no room for the siblings of a key")
         refused: list[tuple[int, int]] = []
+        #: whose elements did not all become what their writer has
+        unfit: dict[bytes, None] = {}
         table = self._keyspace.engine.memtable.table
         for index in sorted(range(len(internals)), key=lambda at: internals[at][0] != keys.SPACE_RECORD):
             internal, record = internals[index], records[index]
             # An entry of this message may have replaced what was read before.
             old = table.get(internal) or olds[index]
+            if internal[0] == keys.SPACE_COUNT:
+                self._apply_count(kind, internal, record, old, fits=keys.count_owner(internal) not in unfit)
+                continue
+            beaten = self.beaten
             status = self._apply_one(kind, internal, record, old, owners, survivors, source)
+            if internal[0] == keys.SPACE_ELEMENT and (status != OK or (self.beaten > beaten and record != old)):
+                unfit[keys.element_owner(internal)[0]] = None
             if status != OK:
                 refused.append((index, status))
         for owner, count in doubtful.items():
@@ -217,12 +225,6 @@ class Replica:
         slot, db, stamp = keys.key_slot(internal), keys.key_db(internal), record[1:BODY_AT]
         if keyspace.floors.hides(slot, db, stamp):
             self.beaten += 1
-            return OK
-        if internal[0] == keys.SPACE_COUNT:
-            if old is None or stamp > old[1:BODY_AT]:
-                self._put_count(kind, internal, record, old)
-            elif kind == FOREGROUND and stamp < old[1:BODY_AT]:
-                self._doubt(keys.count_owner(internal), old)
             return OK
         marks = self.watermarks
         if marks is not None and marks.refuses(kind, slot, stamp, old is not None):
@@ -397,52 +399,62 @@ class Replica:
         self.put_record(owner, record)
         self._applier.recount(owner)
 
-    def _put_count(self, kind: int, internal: bytes, record: bytes, old: bytes | None) -> None:
-        """An element count: taken as it is where it follows the count held and fits, else noted as unknown."""
+    def _apply_count(self, kind: int, internal: bytes, record: bytes, old: bytes | None, *, fits: bool) -> None:
+        """An element count. Not ``fits``: not all elements that came with it are here as their writer has them."""
+        stamp = record[1:BODY_AT]
+        if self._keyspace.floors.hides(keys.key_slot(internal), keys.key_db(internal), stamp):
+            self.beaten += 1
+        elif old is None or stamp > old[1:BODY_AT]:
+            self._put_count(kind, internal, record, old, fits=fits)
+        elif stamp < old[1:BODY_AT] and kind != REPAIR:
+            # Whose count is held did not know of these elements.
+            self._doubt(keys.count_owner(internal), old)
+
+    def _put_count(self, kind: int, internal: bytes, record: bytes, old: bytes | None, *, fits: bool) -> None:
+        """A newer one: taken as it is where it follows the count held and can be true here, else noted as doubted."""
         keyspace = self._keyspace
         before = keyspace.engine.get(internal) if old is None else old
-        owner = keys.count_owner(internal)
-        floor = element_floor(keyspace.engine.get(owner))
+        owner, db, key = keys.count_owner(internal), keys.key_db(internal), keys.user_key(internal)
+        floor = max(element_floor(keyspace.engine.get(owner)), keyspace.floors.get(keys.key_slot(internal), db))
         if before is not None and before[1:BODY_AT] <= floor:
             before = None
         # The first count of a collection names its floor.
         last = floor if before is None else before[1:BODY_AT]
         number = record[BODY_AT : BODY_AT + 8]
-        follows = record[BODY_AT + 8 : BODY_AT + 18] == last and number != UNKNOWN_COUNT
-        db, key = keys.key_db(internal), keys.user_key(internal)
+        follows = kind == FOREGROUND and fits and record[BODY_AT + 8 : BODY_AT + 18] == last
         row = keyspace.cache.peek(db, key)
-        known = kind == FOREGROUND and follows and self._fits(number, before, row)
-        if not self._husks.suspect_count(internal, record) and not known:
+        believed = follows and self._believes(number, before, row)
+        if not self._husks.suspect_count(internal, record) and not follows:
             self._husks.suspect(owner)
-        if not known:
-            record = record[:BODY_AT] + UNKNOWN_COUNT + record[BODY_AT + 8 :]
+        if not believed:
+            record = record[:BODY_AT] + DOUBTED_COUNT + record[BODY_AT + 8 :]
         keyspace.engine.put(internal, record)
-        if type(row) is HashRow:
-            if known:
-                row.count = int.from_bytes(number, "big")
-            if known or row.counted_here:
-                row.count_stamp = record[1:BODY_AT]
-            else:
-                keyspace.cache.drop(db, key)
+        if type(row) is not HashRow:
+            return
+        row.count_stamp = record[1:BODY_AT] if believed else ZERO_STAMP
+        if believed and number != UNKNOWN_COUNT:
+            row.count = int.from_bytes(number, "big")
+        elif not row.counted_here:
+            keyspace.cache.drop(db, key)
 
-    def _fits(self, number: bytes, before: bytes | None, row: Row | None) -> bool:
+    def _believes(self, number: bytes, before: bytes | None, row: Row | None) -> bool:
         """Whether a count that follows the one held can be that of what is held here.
 
         Its writer may lack elements that came here from others, and the other way round. Once that has been possible,
         only a count made here says that both hold as many.
         """
-        if type(row) is HashRow and row.counted_here:
+        if number < DOUBTED_COUNT and type(row) is HashRow and row.counted_here:
             return row.count == int.from_bytes(number, "big")
-        return before is None or before[BODY_AT : BODY_AT + 8] != UNKNOWN_COUNT
+        return number != DOUBTED_COUNT and (before is None or before[BODY_AT : BODY_AT + 8] != DOUBTED_COUNT)
 
     def _doubt(self, owner: bytes, held: bytes) -> None:
         """The count ``held`` is of a writer who did not know of an element that another writer has put."""
-        if held[BODY_AT : BODY_AT + 8] != UNKNOWN_COUNT:
-            stamp = self._applier.recount(owner, held[1:BODY_AT])
+        if held[BODY_AT : BODY_AT + 8] != DOUBTED_COUNT:
+            self._applier.recount(owner)
             db, key = keys.key_db(owner), keys.user_key(owner)
             row = self._keyspace.cache.peek(db, key)
             if type(row) is HashRow and row.counted_here:
-                row.count_stamp = stamp
+                row.count_stamp = ZERO_STAMP
             else:
                 self._keyspace.cache.drop(db, key)
 
@@ -451,11 +463,7 @@ class Replica:
         return type(row) is HashRow and row.counted_here
 
     def _doubtful(
-        self,
-        internals: list[bytes],
-        records: list[bytes],
-        olds: list[bytes | None],
-        owners: dict[bytes, bytes | None],
+        self, internals: list[bytes], records: list[bytes], olds: list[bytes | None], owners: dict[bytes, bytes | None]
     ) -> dict[bytes, bytes]:
         """The counts held, by owner, which an element that comes without a count changes, or may change where it is
         not known what was there and the writer is not theirs. May raise ReadMiss."""
@@ -465,7 +473,8 @@ class Replica:
             if internal[0] != keys.SPACE_ELEMENT:
                 continue
             owner, _ = keys.element_owner(internal)
-            floor = element_floor(owners[internal])
+            slot, db = keys.key_slot(owner), keys.key_db(owner)
+            floor = max(element_floor(owners[internal]), self._keyspace.floors.get(slot, db))
             if owner in counted or record[1:BODY_AT] <= floor:
                 continue
             certain = old is not None or self._counted_here(owner)

@@ -118,7 +118,7 @@ class _CredulousReplica(Replica):
 
     __slots__ = ()
 
-    def _fits(self, number: bytes, before: bytes | None, row: Row | None) -> bool:
+    def _believes(self, number: bytes, before: bytes | None, row: Row | None) -> bool:
         return True
 
     def _doubt(self, owner: bytes, held: bytes) -> None:

@@ -21,7 +21,7 @@ from respkv.keyspace import effects as fx
 from respkv.keyspace import keys
 from respkv.keyspace.apply import EVERYTHING
 from respkv.keyspace.conflicts import Conflicts
-from respkv.keyspace.keyspace import UNKNOWN_COUNT
+from respkv.keyspace.keyspace import DOUBTED_COUNT, UNKNOWN_COUNT
 from respkv.keyspace.rows import HashRow
 from respkv.keyspace.survivors import Survivors
 from respkv.replication.payload import entries_of
@@ -223,9 +223,9 @@ class Fields:
         return row.count
 
     def held(self) -> int | None:
-        """The number in the count held, None for unknown."""
+        """The number in the count held, None for one that has to be counted."""
         number = (self.keyspace.engine.get(keys.count_key(self.owner)) or b"")[11:19]
-        return None if number == UNKNOWN_COUNT else int.from_bytes(number, "big")
+        return None if number in (UNKNOWN_COUNT, DOUBTED_COUNT) else int.from_bytes(number, "big")
 
     def leave(self) -> None:
         """The row goes from the cache."""
@@ -331,10 +331,81 @@ def test_a_count_known_is_known_no_more_when_what_is_counted_here_goes_on_alone(
     number = 4 if gone else 6
     assert fields.counted() == number and fields.held() is None
     row = fields.keyspace.cache.peek(0, b"h")
-    assert isinstance(row, HashRow)
-    assert row.count_stamp == (fields.keyspace.engine.get(keys.count_key(fields.owner)) or b"")[1:11]
+    assert isinstance(row, HashRow) and row.count_stamp == ZERO_STAMP
     fields.leave()
     assert fields.counted() == number
+
+
+def test_a_hash_that_begins_uncounted_is_believed_from_its_next_count_on() -> None:
+    """As every hash begins on a ring: nobody has to count it at each replica."""
+    fields = Fields()
+    fields.send(fields.put(1, b"a"), fields.count(2, int.from_bytes(UNKNOWN_COUNT, "big"), (0, 0)))
+    assert fields.held() is None
+    fields.send(fields.put(3, b"b"), fields.count(4, 2, (2, 2)))
+    assert fields.held() == fields.counted() == 2
+
+
+def test_the_count_of_a_removal_that_is_beaten_is_not_believed() -> None:
+    fields = two_fields()
+    fields.send(fields.put(9, b"a", 3))
+    fields.send(fields.remove(5, b"a"), fields.count(6, 1, (4, 2)))
+    assert fields.held() is None and fields.counted() == 2
+    # The same twice is no reason.
+    fields = two_fields()
+    gone = fields.remove(5, b"a")
+    fields.send(gone)
+    fields.send(gone, fields.put(7, b"c"))
+    assert fields.held() is None and fields.counted() == 2
+
+
+def test_a_count_made_where_it_was_doubted_names_none_that_others_hold() -> None:
+    fields = two_fields()
+    fields.send(fields.put(7, b"d"), fields.count(8, 4, (6, 2)))
+    assert fields.held() is None and fields.counted() == 3
+    fields.side.rig.apply(fx.put_element(0, b"h", HASH, b"new", b"v"))
+    own = fields.keyspace.engine.get(keys.count_key(fields.owner)) or b""
+    assert own[11:19] == (4).to_bytes(8, "big") and own[19:29] == ZERO_STAMP
+    fields = two_fields()
+    fields.send(fields.put(5, b"c"), kind=REPAIR)
+    assert fields.counted() == 3
+    fields.send(fields.put(40, b"d"), fields.count(41, 9, (39, 2)))
+    fields.side.rig.apply(fx.put_element(0, b"h", HASH, b"new", b"v"))
+    own = fields.keyspace.engine.get(keys.count_key(fields.owner)) or b""
+    assert own[11:19] == (5).to_bytes(8, "big") and own[19:29] == ZERO_STAMP
+
+
+def test_a_hint_that_is_beaten_tells_that_a_field_came_before_its_count() -> None:
+    fields = two_fields()
+    # Set anew by who had it, which was missed here.
+    fields.send(fields.put(9, b"new"))
+    assert fields.held() == 2, "not known to be wrong"
+    fields.send(fields.put(3, b"new"), fields.count(4, 3, (2, 2)), kind=HINT)
+    fields.send(fields.put(1, b"new"), fields.count(2, 3, (0, 0)), kind=HINT)
+    assert fields.held() is None and fields.counted() == 3
+
+
+def test_what_a_flush_hides_is_no_reason_to_follow() -> None:
+    """Owner above the floor of a flush, all counts below it: the next begins anew."""
+    fields = two_fields()
+    fields.send(encode_entry(fields.owner, encode(HASH, fields.stamp(20, 2), fields.floor)))
+    flush = fields.stamp(10, 3)
+    fields.side.rig.applier.raise_floor(0, 0, 16383, flush)
+    assert fields.keyspace.row(0, b"h") is None
+    fields.leave()
+    fields.send(fields.put(21, b"c"), fields.count(22, 3, (4, 2)))
+    assert fields.held() is None and fields.counted() == 1
+
+
+def test_fields_that_a_flush_of_another_node_hides_do_not_count() -> None:
+    """The owner and the last count are newer than that, and the flush comes last."""
+    fields = two_fields()
+    fields.send(encode_entry(fields.owner, encode(HASH, fields.stamp(20, 2), fields.floor)))
+    fields.send(fields.put(21, b"c"), fields.count(22, 3, (4, 2)))
+    assert fields.held() == fields.counted() == 3
+    fields.side.rig.applier.raise_floor(0, 0, 16383, fields.stamp(10, 3))
+    assert fields.counted() == 1
+    fields.send(fields.put(23, b"d"), fields.count(24, 4, (22, 2)))
+    assert fields.counted() == 2
 
 
 def test_an_unknown_count_that_follows_is_none() -> None:
