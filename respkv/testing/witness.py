@@ -188,8 +188,10 @@ class Witness:
         if stamp > old[1:BODY_AT] or (stamp == old[1:BODY_AT] and may_follow(old, record)):
             return
         owner = log.held.get(keys.element_owner(key)[0]) if key[0] == keys.SPACE_ELEMENT else None
-        if key[0] == keys.SPACE_ELEMENT and old[1:BODY_AT] <= element_floor(owner):
-            return  # What was hidden may have been forgotten, and comes again from who has not.
+        if key[0] == keys.SPACE_ELEMENT and stamp <= element_floor(owner):
+            # Nobody sees it. What was hidden, or went with the expiry of its owner, may have been forgotten, and comes
+            # again from who has not.
+            return
         if stamp == old[1:BODY_AT]:
             self._problem(node, key, f"logs two different records under {stamp.hex()}")
         elif not log.floors.hides(keys.key_slot(key), keys.key_db(key), old[1:BODY_AT]):

@@ -105,6 +105,17 @@ def test_a_hidden_element_may_be_forgotten_and_come_again() -> None:
     assert log.witness.problems == []
 
 
+@pytest.mark.parametrize("floor_at", [1, 2])
+def test_a_hidden_element_may_come_when_its_owner_lives_again(floor_at: int) -> None:
+    """The newer one has gone with the expiry of its owner, which others have put off."""
+    log = Log()
+    log.write(encode_entry(KEY, encode(HASH, stamp(2), stamp(1))))
+    log.write(encode_entry(ELEMENT, encode(STRING, stamp(3), b"v")))
+    log.write(encode_entry(KEY, encode(HASH, stamp(4), stamp(floor_at))))
+    log.write(encode_entry(ELEMENT, encode(STRING, stamp(2), b"late")))
+    assert len(log.witness.problems) == (floor_at < 2)
+
+
 @pytest.mark.parametrize("floor_at", [2, 3])
 def test_a_hidden_element_that_had_expired_may_come_again_as_it_was(floor_at: int) -> None:
     log = Log()
